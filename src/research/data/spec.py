@@ -1,0 +1,47 @@
+"""What a dataset says of itself, in plain values: enough to build a network, a loss and metrics without the data."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Attributes:
+    kind: what x is: `features` (D,), an `image` (C, H, W) in [0, 1], ...
+    shape: of one x, without the batch.
+    target: what y is: `class` (one of `classes`) or `value` (a vector of numbers).
+    classes: names, in the order of the labels; empty for `value`.
+    x_mean, x_std: over the training rows, one number a feature or channel; empty where x is not scaled.
+    y_mean, y_std: over the training rows, one number a target; empty for `class`.
+    class_counts: training rows of each class; empty for `value`.
+    """
+
+    kind: Literal["features", "image", "text"]
+    shape: tuple[int, ...]
+    target: Literal["class", "value"]
+    classes: tuple[str, ...] = ()
+    x_mean: tuple[float, ...] = ()
+    x_std: tuple[float, ...] = ()
+    y_mean: tuple[float, ...] = ()
+    y_std: tuple[float, ...] = ()
+    class_counts: tuple[int, ...] = field(default=())
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers that a network predicts for one row."""
+        return len(self.classes) if self.target == "class" else len(self.y_mean)
+
+    def __str__(self) -> str:
+        target = f"{len(self.classes)} classes" if self.target == "class" else f"{self.num_outputs} numeric target(s)"
+        return f"{self.kind} {' x '.join(map(str, self.shape))} -> {target}"
+
+    def plain(self) -> dict[str, Any]:
+        """For `run.json`."""
+        return asdict(self)
+
+    def need(self, what: str, *, kind: tuple[str, ...] = (), target: str = "") -> None:
+        """Raises a ValueError that names `what` unless x or y is as given."""
+        if kind and self.kind not in kind:
+            raise ValueError(f"{what} takes x of kind {' or '.join(kind)}; this data has {self}")
+        if target and self.target != target:
+            raise ValueError(f"{what} is for targets that are a {target}; this data has {self}")

@@ -1,0 +1,139 @@
+"""From a config to live objects: data, task and trainer, top to bottom."""
+
+import logging
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning import LightningDataModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+from research.engine.errors import UserError, unknown
+from research.engine.pictures import Pictures
+from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
+
+
+@dataclass
+class Parts:
+    data: LightningDataModule | Any
+    task: Any
+    trainer: Trainer
+
+
+def make(node: Any) -> Any:
+    """A yaml node as an object; with `_partial_: true` as a function to be called with what yaml cannot hold."""
+    return instantiate(node, _convert_="all")
+
+
+def build(cfg: DictConfig, folder: Path) -> Parts:
+    """Builds what a run needs, in `folder`.
+
+    Raises:
+        UserError: parts that cannot work, or not together; all that are found are told at once.
+    """
+    _hush()
+    seed_all(fold(cfg.seed, WEIGHTS))
+    problems: list[str] = []
+    with _blame(problems, "data"):
+        data = make(cfg.data)(seed=cfg.seed)
+        data.setup()
+    _raise(problems)
+
+    with _blame(problems, "augment"):
+        data.augment = make(cfg.augment)(spec=data.spec)
+    with _blame(problems, "model"):
+        net = make(cfg.model)(spec=data.spec)
+    with _blame(problems, "loss"):
+        loss = make(cfg.loss)(spec=data.spec)
+    with _blame(problems, "trainer"):
+        callbacks = [*make(cfg.callbacks).values(), SeedEachBatch(cfg.seed), Pictures()]
+        logger = make(cfg.logger)(save_dir=folder) if cfg.logger else False
+        trainer = make(cfg.trainer)(
+            callbacks=callbacks,
+            logger=logger,
+            default_root_dir=folder,
+            precision=_precision(cfg.trainer.precision),
+            use_distributed_sampler=False,  # the order of batches is ours, see data/batches.py
+            enable_model_summary=False,  # a callback in conf/callbacks
+        )
+    _raise(problems)
+
+    with _blame(problems, "task"):
+        task = make(cfg.task)(
+            net=net,
+            spec=data.spec,
+            loss=loss,
+            metrics=make(cfg.metrics),
+            optimizer=make(cfg.optimizer),
+            lr=cfg.optimizer.lr,
+            scheduler=make(cfg.scheduler),
+        )
+        problems += _unlogged(cfg, task.logged)
+    _raise(problems)
+    if cfg.compile:
+        net.compile()  # in place, which leaves the names in a checkpoint as they are
+    return Parts(data, task, trainer)
+
+
+def seed_all(seed: int) -> None:
+    """For what draws outside a training step; inside one, see `randomness.py`."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _hush() -> None:
+    """Leaves on the screen what is about this run."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning's own
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
+
+
+def _precision(given: str) -> str:
+    if given != "auto":
+        return given
+    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _unlogged(cfg: DictConfig, logged: set[str]) -> Iterator[str]:
+    """Every `monitor` of the callbacks and the scheduler that names a metric nobody logs."""
+    for path, node in [("scheduler", cfg.scheduler), *((f"callbacks.{k}", v) for k, v in cfg.callbacks.items())]:
+        name = node.get("monitor")
+        if name is not None and name not in logged:
+            yield f"{path}.monitor: {unknown('logged metric', name, logged)}"
+
+
+@contextmanager
+def _blame(problems: list[str], part: str) -> Iterator[None]:
+    """Collects what a part says is wrong with its arguments, so that the other parts are still looked at."""
+    try:
+        yield
+    except InstantiationException as error:
+        cause = error.__cause__
+        if not isinstance(cause, ValueError | MisconfigurationException):
+            raise
+        problems.append(f"{part}: {_sentence(cause)}")
+    except (ValueError, MisconfigurationException) as error:
+        problems.append(f"{part}: {_sentence(error)}")
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") + "."
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise UserError(*dict.fromkeys(problems))

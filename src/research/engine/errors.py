@@ -1,0 +1,24 @@
+"""What is told to the user without a traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A mistake in a command, a config or an input.
+
+    Args:
+        problems: one sentence each: what was given, what is allowed, the fix.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def unknown(what: str, given: str, allowed: Iterable[str]) -> str:
+    """The sentence for a name that is not among the `allowed` ones, with the nearest of them."""
+    names = sorted(allowed)
+    near = get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else "."
+    return f"no {what} '{given}'{hint} Allowed: {', '.join(names)}."

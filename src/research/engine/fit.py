@@ -1,0 +1,70 @@
+"""The fit: search what is to be searched, go on from a checkpoint where there is one, train."""
+
+import logging
+import os
+from pathlib import Path
+
+from lightning.pytorch.tuner.tuning import Tuner
+from omegaconf import DictConfig, OmegaConf
+
+from research.engine.build import Parts, build
+from research.engine.checkpoint import FOLDER, newest
+from research.engine.errors import UserError
+from research.engine.launch import WORKER
+from research.engine.record import Record
+from research.engine.reopen import Changes
+from research.engine.resume import Resumed
+from research.engine.tensorboard import TensorBoard
+
+log = logging.getLogger(__name__)
+
+
+def fit(cfg: DictConfig, folder: Path, record: Record | None, changes: Changes) -> Parts:
+    """Builds and trains. Every process of a multi-process run calls it; only the first has a `record`.
+
+    Raises:
+        UserError: parts that cannot work, or nothing left to train.
+    """
+    start, step = None, 0
+    if (folder / FOLDER).is_dir():
+        start, epoch, step = newest(folder)
+        if cfg.trainer.max_epochs and epoch + 1 >= cfg.trainer.max_epochs > 0:
+            raise UserError(
+                f"'{folder.name}' has trained all its {epoch + 1} epochs; to go on, ask for more: "
+                f"trainer.max_epochs={2 * (epoch + 1)}."
+            )
+        log.info("resume     after epoch %d, step %d", epoch, step)
+        for key, (before, after) in changes.items():
+            log.info("changed    %s: %s -> %s", key, before, after)
+    parts = build(cfg, folder)
+    if record:
+        record.add(data={"fingerprint": parts.data.fingerprint, "spec": parts.data.spec.plain()})
+        log.info("folder     %s", os.path.relpath(folder))
+        sizes = ", ".join(f"{len(rows)} {split}" for split, rows in parts.data.rows.items())
+        log.info("data       %s; %s", sizes, parts.data.spec)
+    if start:
+        parts.trainer.callbacks.insert(0, Resumed(changes))
+        if isinstance(parts.trainer.logger, TensorBoard):
+            parts.trainer.logger.restart(step)
+    else:
+        _search(cfg, folder, parts)
+    os.environ[WORKER] = str(folder)
+    parts.trainer.fit(parts.task, parts.data, ckpt_path=start, weights_only=True)
+    return parts
+
+
+def _search(cfg: DictConfig, folder: Path, parts: Parts) -> None:
+    """Lightning's finders; what they find becomes part of the run's config."""
+    tuner = Tuner(parts.trainer)
+    if cfg.find_batch_size:
+        tuner.scale_batch_size(parts.task, datamodule=parts.data, max_trials=10)
+        cfg.data.batch_size = parts.data.batch_size
+        log.info("found      data.batch_size=%d", parts.data.batch_size)
+    if cfg.find_lr:
+        finder = tuner.lr_find(parts.task, datamodule=parts.data)
+        if finder is None or finder.suggestion() is None:
+            raise UserError("find_lr found no learning rate: the loss never fell. Set optimizer.lr by hand.")
+        cfg.optimizer.lr = parts.task.lr
+        log.info("found      optimizer.lr=%.3g", parts.task.lr)
+    if cfg.find_batch_size or cfg.find_lr:
+        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)

@@ -1,0 +1,132 @@
+"""Supervised learning: network + loss + metrics + the step. B rows, C classes, K targets."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric, MetricCollection
+
+from research.data.spec import Spec
+from research.engine.parameters import groups
+from research.engine.schedules import Horizon, Schedule
+from research.tasks.scaling import Standardize
+
+
+class Supervised(LightningModule):
+    """Trains a network on (x, y).
+
+    Scaling is part of the task, fitted on the training rows and saved with the weights: the network sees standardised
+    x and learns standardised y, while `forward` takes and gives the data's own units.
+
+    Args:
+        net: x (B, ...) -> (B, C) logits or (B, K) values.
+        spec: of the data.
+        loss: (prediction, y) -> scalar.
+        metrics: by name; each makes a metric of (B, C) probabilities and (B,) classes, or of (B, K) values both.
+        optimizer: makes one from parameter groups and `lr`.
+        lr: the learning rate; an attribute, so that a finder may set it.
+        scheduler: makes a schedule from an optimizer and the length of the run.
+
+    Raises:
+        ValueError: a metric does not fit the target.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        spec: Spec,
+        loss: nn.Module,
+        metrics: dict[str, Callable[..., Any]],
+        optimizer: Callable[..., Optimizer],
+        lr: float,
+        scheduler: Callable[..., Schedule],
+    ) -> None:
+        super().__init__()
+        self.net, self.spec, self.loss, self.lr = net, spec, loss, lr
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.scale_x = Standardize(spec.x_mean, spec.x_std)
+        self.scale_y = Standardize(spec.y_mean, spec.y_std)
+        made = MetricCollection({name: _metric(name, metric, spec) for name, metric in metrics.items()})
+        self.metrics = nn.ModuleDict({"val": made.clone("val/"), "test": made.clone("test/")})
+        self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
+        self.logged = {"train/loss", "train/loss_step", "val/loss", *made.clone("val/")}
+
+    def forward(self, x: Any) -> Tensor:
+        """x in the data's units -> (B, C) logits, or (B, K) values in the target's units."""
+        return self.scale_y.inverse(self.net(self.scale_x(x)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = self.loss(self.net(self.scale_x(x)), self.scale_y(y))
+        self.log("train/loss_step", loss, prog_bar=True)
+        self._train_loss += loss.detach() * len(y)
+        self._train_rows += len(y)
+        if self.trainer.world_size > 1:
+            loss = loss * self.trainer.train_dataloader.sampler.weight(batch_idx)  # pyright: ignore[reportOptionalMemberAccess]
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self._train_loss, self._train_rows = torch.zeros((), device=self.device), 0
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/loss", self._train_loss / max(1, self._train_rows), sync_dist=True)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._score("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._score("test", batch)
+
+    def _score(self, split: str, batch: Any) -> Tensor:
+        """Adds a batch to the metrics of a split; gives (B, C) probabilities or (B, K) values."""
+        x, y = batch
+        raw = self.net(self.scale_x(x))
+        self.losses[split].update(self.loss(raw, self.scale_y(y)), len(y))
+        predicted = raw.float().softmax(1) if self.spec.target == "class" else self.scale_y.inverse(raw.float())
+        self.metrics[split].update(predicted, y)
+        return predicted
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, split: str) -> None:
+        values = {f"{split}/loss": self.losses[split].compute(), **self.metrics[split].compute()}
+        self.losses[split].reset()
+        self.metrics[split].reset()
+        fitting = self.trainer.state.fn == TrainerFn.FITTING  # a later scoring must not add a point to the curves
+        self.log_dict(values, logger=fitting, sync_dist=True)  # the same on every process already; this says so
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.make_optimizer(groups(self.net), lr=self.lr)
+        epochs = self.trainer.max_epochs or 1
+        horizon = Horizon(step=int(self.trainer.estimated_stepping_batches), epoch=epochs)
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, horizon)}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        # Lightning steps a plateau schedule after the checkpoint of the epoch is saved, so a resumed run would miss
+        # one step. Here it steps right after validation.
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def on_validation_end(self) -> None:
+        if self.trainer.state.fn != TrainerFn.FITTING or self.trainer.sanity_checking:
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                config.scheduler.step(self.trainer.callback_metrics[config.monitor])
+
+
+def _metric(name: str, make: Callable[..., Any], spec: Spec) -> Any:
+    known = {"num_classes": len(spec.classes), "validate_args": False} if spec.target == "class" else {}
+    try:
+        return make(**known)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metrics.{name} does not score a {spec.target}: {error}") from error
