@@ -1,6 +1,6 @@
 """Augmentation of a training batch, on the device it is on. An augmentation is a module: (x, y) -> (x, y)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -40,7 +40,7 @@ class Images(nn.Module):
             from kornia.augmentation import RandomCutMixV2, RandomMixUpV2  # takes a second, so only when asked for
 
             spec.need(f"augment.mix={mix}", target="class")
-            keys: list[str | int] = ["input", "class"]
+            keys: Any = ["input", "class"]
             cut = RandomCutMixV2(data_keys=keys, use_correct_lambda=True)
             self.mixer = cut if mix == "cutmix" else RandomMixUpV2(data_keys=keys)
 

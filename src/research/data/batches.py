@@ -66,7 +66,7 @@ class BatchOrder(Sampler[Tensor]):
         return [batch[self.rank :: self.world_size] for batch in shared]
 
     def weight(self, batch_idx: int) -> float:
-        """What this process's mean loss must be multiplied by, so that the mean over processes is the mean over rows."""
+        """The factor of this process's mean loss that makes the mean over processes the mean over rows."""
         rows = min(self.batch_size, self.num_rows - batch_idx * self.batch_size)
         return len(range(self.rank, rows, self.world_size)) * self.world_size / rows
 

@@ -1,4 +1,4 @@
-"""Progression of diabetes after a year from ten measurements of 442 patients (Efron et al., 2004), from scikit-learn."""
+"""Progression of diabetes a year on, from ten measurements of 442 patients (Efron et al., 2004)."""
 
 import torch
 from sklearn.datasets import load_diabetes

@@ -5,18 +5,17 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
 from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from research.data.base import Data
 from research.data.batches import BatchOrder, Rows
 from research.data.spec import Spec
-from research.engine.randomness import AUGMENT, fold
 from research.engine.values import Fractions, NonNegativeInt, PositiveInt
 
 
-class TensorData(LightningDataModule):
+class TensorData(Data):
     """Give `read`; the rest follows.
 
     Args:
@@ -30,11 +29,9 @@ class TensorData(LightningDataModule):
     def __init__(
         self, batch_size: PositiveInt, fractions: Fractions, split_seed: NonNegativeInt, shuffle: bool, seed: int
     ) -> None:
-        super().__init__()
-        self.batch_size, self.fractions, self.split_seed = batch_size, fractions, split_seed
-        self.shuffle, self.seed = shuffle, seed
+        super().__init__(batch_size, seed)
+        self.fractions, self.split_seed, self.shuffle = fractions, split_seed, shuffle
         self.rows: dict[str, Rows] = {}
-        self.augment: nn.Module | None = None  # (x, y) -> (x, y), set by build
 
     @abstractmethod
     def read(self) -> tuple[Tensor, Tensor, tuple[str, ...]]:
@@ -56,14 +53,9 @@ class TensorData(LightningDataModule):
         self.spec = _describe(self.rows["train"], classes)
         self.fingerprint = hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augments a training batch on its device; the draw is a function of (seed, epoch, batch, process)."""
-        trainer = self.trainer
-        if self.augment is None or trainer is None or not trainer.training:
-            return batch
-        batch_idx = trainer.fit_loop.epoch_loop.batch_progress.current.ready  # counts this batch only from now on
-        torch.manual_seed(fold(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank, AUGMENT))
-        return self.augment(*batch)
+    @property
+    def num_rows(self) -> dict[str, int]:
+        return {name: len(rows) for name, rows in self.rows.items()}
 
     def _loader(self, split: str, seed: int | None) -> DataLoader[Any]:
         rows, trainer = self.rows[split], self.trainer

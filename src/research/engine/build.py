@@ -3,7 +3,7 @@
 import logging
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning import LightningDataModule, Trainer
+from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from research.data.base import Data
 from research.engine.errors import UserError, unknown
 from research.engine.pictures import Pictures
 from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
@@ -24,7 +25,7 @@ from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
 
 @dataclass
 class Parts:
-    data: LightningDataModule | Any
+    data: Data
     task: Any
     trainer: Trainer
 
@@ -34,8 +35,11 @@ def make(node: Any) -> Any:
     return instantiate(node, _convert_="all")
 
 
-def build(cfg: DictConfig, folder: Path) -> Parts:
+def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = ()) -> Parts:
     """Builds what a run needs, in `folder`.
+
+    Args:
+        more: callbacks beside those of the config.
 
     Raises:
         UserError: parts that cannot work, or not together; all that are found are told at once.
@@ -55,7 +59,7 @@ def build(cfg: DictConfig, folder: Path) -> Parts:
     with _blame(problems, "loss"):
         loss = make(cfg.loss)(spec=data.spec)
     with _blame(problems, "trainer"):
-        callbacks = [*make(cfg.callbacks).values(), SeedEachBatch(cfg.seed), Pictures()]
+        callbacks = [*make(cfg.callbacks).values(), SeedEachBatch(cfg.seed), Pictures(), *more]
         logger = make(cfg.logger)(save_dir=folder) if cfg.logger else False
         trainer = make(cfg.trainer)(
             callbacks=callbacks,

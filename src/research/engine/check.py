@@ -137,7 +137,7 @@ def _accepted(node: DictConfig) -> set[str]:
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    for key in node if isinstance(node, DictConfig) else []:
+    for key in map(str, node) if isinstance(node, DictConfig) else []:
         yield f"{prefix}{key}"
         if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
             yield from _keys(node[key], f"{prefix}{key}.")
@@ -149,12 +149,16 @@ def _wrong_kind(base: DictConfig, override: Override) -> str:
     if override.is_delete() or override.value_type in (ValueType.RANGE_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
         return ""
     for value in _choices(override):
-        given = value if isinstance(value, bool | int | float | list | dict) else str(value) if value is not None else None
+        given = (
+            value if isinstance(value, bool | int | float | list | dict) else str(value) if value is not None else None
+        )
         if given is None or default is None or isinstance(default, str) or (isinstance(given, str) and "${" in given):
             continue
         numbers = isinstance(default, int | float) and isinstance(given, int | float)
-        alike = numbers and isinstance(default, bool) == isinstance(given, bool) and (
-            isinstance(default, float) or isinstance(given, int)
+        alike = (
+            numbers
+            and isinstance(default, bool) == isinstance(given, bool)
+            and (isinstance(default, float) or isinstance(given, int))
         )
         if not alike and not isinstance(given, _container(default)):
             return f"{override.key_or_group}={given} is not {_kind(default)}; the default is {_plain(default)}."

@@ -36,14 +36,13 @@ def fit(cfg: DictConfig, folder: Path, record: Record | None, changes: Changes) 
         log.info("resume     after epoch %d, step %d", epoch, step)
         for key, (before, after) in changes.items():
             log.info("changed    %s: %s -> %s", key, before, after)
-    parts = build(cfg, folder)
+    parts = build(cfg, folder, [Resumed(changes)] if start else [])
     if record:
         record.add(data={"fingerprint": parts.data.fingerprint, "spec": parts.data.spec.plain()})
         log.info("folder     %s", os.path.relpath(folder))
-        sizes = ", ".join(f"{len(rows)} {split}" for split, rows in parts.data.rows.items())
+        sizes = ", ".join(f"{count} {split}" for split, count in parts.data.num_rows.items())
         log.info("data       %s; %s", sizes, parts.data.spec)
     if start:
-        parts.trainer.callbacks.insert(0, Resumed(changes))
         if isinstance(parts.trainer.logger, TensorBoard):
             parts.trainer.logger.restart(step)
     else:
@@ -61,7 +60,7 @@ def _search(cfg: DictConfig, folder: Path, parts: Parts) -> None:
         cfg.data.batch_size = parts.data.batch_size
         log.info("found      data.batch_size=%d", parts.data.batch_size)
     if cfg.find_lr:
-        finder = tuner.lr_find(parts.task, datamodule=parts.data)
+        finder = tuner.lr_find(parts.task, datamodule=parts.data, min_lr=1e-5)
         if finder is None or finder.suggestion() is None:
             raise UserError("find_lr found no learning rate: the loss never fell. Set optimizer.lr by hand.")
         cfg.optimizer.lr = parts.task.lr

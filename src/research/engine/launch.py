@@ -40,11 +40,10 @@ def launch(name: str) -> None:
     if not (args.help or args.hydra_help or args.info or args.shell_completion):
         try:
             overrides = expand(args.overrides)
-            problems = check(str(CONF), name, overrides)
+            if problems := check(str(CONF), name, overrides):
+                raise UserError(*problems)
         except UserError as error:
-            problems = list(error.problems)
-        if problems:
-            _tell(problems)
+            _tell(error.problems)
             sys.exit(2)
         sys.argv = [word for word in sys.argv if word not in args.overrides] + overrides
 

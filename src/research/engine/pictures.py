@@ -19,7 +19,8 @@ class Pictures(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         board: Any = trainer.logger
-        if trainer.global_step or not isinstance(board, TensorBoard) or pl_module.spec.kind != "image":
+        spec: Any = pl_module.spec
+        if trainer.global_step or not isinstance(board, TensorBoard) or spec.kind != "image":
             return
         x: Tensor = batch[0][:NUM_IMAGES]  # (n, C, H, W), augmented
         if x.shape[1] in (1, 3):
@@ -47,8 +48,9 @@ class Pictures(Callback):
             return
         counts = self.matrix.compute()  # (C, C), on every process
         board: Any = trainer.logger
+        spec: Any = pl_module.spec
         if isinstance(board, TensorBoard) and trainer.is_global_zero:
-            board.experiment.add_figure("test/confusion", _figure(counts, pl_module.spec.classes), trainer.global_step)
+            board.experiment.add_figure("test/confusion", _figure(counts, spec.classes), trainer.global_step)
 
 
 def _figure(counts: Tensor, classes: tuple[str, ...]) -> Any:
@@ -62,5 +64,3 @@ def _figure(counts: Tensor, classes: tuple[str, ...]) -> Any:
     shown = ConfusionMatrixDisplay(counts.cpu().numpy(), display_labels=classes)
     shown.plot(ax=figure.subplots(), colorbar=False, cmap="Blues", xticks_rotation="vertical")
     return figure
-
-

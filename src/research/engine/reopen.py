@@ -29,7 +29,7 @@ def expand(overrides: list[str]) -> list[str]:
     pointers = [key for key in POINTERS if given.get(key, "null") != "null"]
     if not pointers:
         return overrides
-    folder = Path(OverridesParser.create().parse_override(f"{pointers[0]}={given[pointers[0]]}").value())
+    folder = Path(str(OverridesParser.create().parse_override(f"{pointers[0]}={given[pointers[0]]}").value()))
     keys = {_key(word) for word in overrides}
     kept = [word for word in record_of(folder)["overrides"] if _key(word) not in keys]
     return [*kept, *overrides, f"hydra.run.dir='{folder.resolve()}'"]
@@ -79,7 +79,7 @@ def reopened(cfg: DictConfig, folder: Path, name: str) -> tuple[DictConfig, Chan
 
 
 def _tree(cfg: DictConfig) -> dict[Any, Any]:
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [k for k in cfg if k not in OWN]), resolve=True)
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in OWN]), resolve=True)
     assert isinstance(plain, dict)
     return plain
 

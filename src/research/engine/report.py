@@ -18,7 +18,17 @@ from research.engine.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
-COMPARED = ("seed", "model", "data", "augment", "loss", "optimizer", "scheduler", "trainer.max_epochs", "trainer.precision")
+COMPARED = (
+    "seed",
+    "model",
+    "data",
+    "augment",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "trainer.max_epochs",
+    "trainer.precision",
+)
 
 
 def report(cfg: DictConfig, folder: Path, parts: Parts, metrics: dict[str, float]) -> None:

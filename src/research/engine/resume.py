@@ -7,7 +7,16 @@ from lightning import Callback, LightningModule, Trainer
 from research.engine.reopen import Changes
 
 # What a schedule has counted; all else it holds (lengths, factors, patience) follows from the config.
-COUNTED = {"last_epoch", "_step_count", "_last_lr", "base_lrs", "best", "num_bad_epochs", "cooldown_counter", "lr_lambdas"}
+COUNTED = {
+    "last_epoch",
+    "_step_count",
+    "_last_lr",
+    "base_lrs",
+    "best",
+    "num_bad_epochs",
+    "cooldown_counter",
+    "lr_lambdas",
+}
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 
 

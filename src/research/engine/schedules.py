@@ -54,7 +54,7 @@ def cosine(
     total = getattr(horizon, interval)
     warmup = warmup_frac * total
 
-    def shape(count: int) -> float:
+    def shape(count: float) -> float:
         return final_frac + (1 - final_frac) * (1 + math.cos(math.pi * _progress(count, warmup, total))) / 2
 
     return _scaled(optimizer, interval, warmup, shape)

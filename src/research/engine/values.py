@@ -20,4 +20,6 @@ def _whole(fractions: list[float]) -> list[float]:
     return fractions
 
 
-Fractions = Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=3, max_length=3), AfterValidator(_whole)]
+Fractions = Annotated[
+    list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=3, max_length=3), AfterValidator(_whole)
+]

@@ -63,11 +63,13 @@ class Supervised(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
         loss = self.loss(self.net(self.scale_x(x)), self.scale_y(y))
-        self.log("train/loss_step", loss, prog_bar=True)
-        self._train_loss += loss.detach() * len(y)
+        trainer: Any = self.trainer
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # `log` in every step costs 5 % of it
+            self.log("train/loss_step", loss, prog_bar=True)
+        self._train_loss.add_(loss.detach(), alpha=len(y))
         self._train_rows += len(y)
-        if self.trainer.world_size > 1:
-            loss = loss * self.trainer.train_dataloader.sampler.weight(batch_idx)  # pyright: ignore[reportOptionalMemberAccess]
+        if trainer.world_size > 1:
+            loss = loss * trainer.train_dataloader.sampler.weight(batch_idx)
         return loss
 
     def on_train_epoch_start(self) -> None:
@@ -86,9 +88,11 @@ class Supervised(LightningModule):
         """Adds a batch to the metrics of a split; gives (B, C) probabilities or (B, K) values."""
         x, y = batch
         raw = self.net(self.scale_x(x))
-        self.losses[split].update(self.loss(raw, self.scale_y(y)), len(y))
+        losses: Any = self.losses[split]
+        metrics: Any = self.metrics[split]
+        losses.update(self.loss(raw, self.scale_y(y)), len(y))
         predicted = raw.float().softmax(1) if self.spec.target == "class" else self.scale_y.inverse(raw.float())
-        self.metrics[split].update(predicted, y)
+        metrics.update(predicted, y)
         return predicted
 
     def on_validation_epoch_end(self) -> None:
@@ -98,13 +102,15 @@ class Supervised(LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:
-        values = {f"{split}/loss": self.losses[split].compute(), **self.metrics[split].compute()}
-        self.losses[split].reset()
-        self.metrics[split].reset()
+        losses: Any = self.losses[split]
+        metrics: Any = self.metrics[split]
+        values = {f"{split}/loss": losses.compute(), **metrics.compute()}
+        losses.reset()
+        metrics.reset()
         fitting = self.trainer.state.fn == TrainerFn.FITTING  # a later scoring must not add a point to the curves
         self.log_dict(values, logger=fitting, sync_dist=True)  # the same on every process already; this says so
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(groups(self.net), lr=self.lr)
         epochs = self.trainer.max_epochs or 1
         horizon = Horizon(step=int(self.trainer.estimated_stepping_batches), epoch=epochs)
@@ -121,7 +127,7 @@ class Supervised(LightningModule):
             return
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, ReduceLROnPlateau):
-                config.scheduler.step(self.trainer.callback_metrics[config.monitor])
+                config.scheduler.step(self.trainer.callback_metrics[str(config.monitor)])
 
 
 def _metric(name: str, make: Callable[..., Any], spec: Spec) -> Any:
