@@ -71,7 +71,8 @@ class BatchOrder(Sampler[Tensor]):
         return len(range(self.rank, rows, self.world_size)) * self.world_size / rows
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self._batches())
+        # a generator: on a resume Lightning makes the iterator before it sets the epoch, and draws from it after
+        yield from self._batches()
 
     def __len__(self) -> int:
         if not self.train:

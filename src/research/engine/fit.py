@@ -3,6 +3,7 @@
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.tuner.tuning import Tuner
 from omegaconf import DictConfig, OmegaConf
@@ -60,7 +61,10 @@ def _search(cfg: DictConfig, folder: Path, parts: Parts) -> None:
         cfg.data.batch_size = parts.data.batch_size
         log.info("found      data.batch_size=%d", parts.data.batch_size)
     if cfg.find_lr:
+        loop: Any = parts.trainer.fit_loop
+        epochs, loop.max_epochs = loop.max_epochs, 100  # the search takes up to 100 steps
         finder = tuner.lr_find(parts.task, datamodule=parts.data, min_lr=1e-5)
+        loop.max_epochs = epochs
         if finder is None or finder.suggestion() is None:
             raise UserError("find_lr found no learning rate: the loss never fell. Set optimizer.lr by hand.")
         cfg.optimizer.lr = parts.task.lr

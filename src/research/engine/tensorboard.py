@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
@@ -27,6 +28,10 @@ class TensorBoard(TensorBoardLogger):
 
     def save(self) -> None:
         """Leaves no file of hyperparameters beside the run's own config."""
+        self.experiment.flush()
+
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """A run killed later keeps the points up to this checkpoint, from which it will go on."""
         self.experiment.flush()
 
     @rank_zero_only

@@ -1,5 +1,6 @@
 """Supervised learning: network + loss + metrics + the step. B rows, C classes, K targets."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 
 from research.data.spec import Spec
+from research.engine.errors import UserError
 from research.engine.parameters import groups
 from research.engine.schedules import Horizon, Schedule
 from research.tasks.scaling import Standardize
@@ -112,8 +114,11 @@ class Supervised(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(groups(self.net), lr=self.lr)
-        epochs = self.trainer.max_epochs or 1
-        horizon = Horizon(step=int(self.trainer.estimated_stepping_batches), epoch=epochs)
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise UserError("the run has no end: set trainer.max_epochs or trainer.max_steps.")
+        a_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        horizon = Horizon(step=int(steps), epoch=math.ceil(steps / a_epoch))
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, horizon)}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:

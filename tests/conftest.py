@@ -1,0 +1,50 @@
+"""What the tests share: running the README's commands as a user would."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+class Run:
+    """A finished command: its exit code, what it printed, and the run folder when it was told one."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str], folder: Path) -> None:
+        self.code, self.out, self.folder = done.returncode, done.stdout + done.stderr, folder
+
+    def json(self, name: str) -> dict[str, Any]:
+        return json.loads((self.folder / name).read_text("utf-8"))
+
+
+Command = Callable[..., Run]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Runs a script of `src/` with words of the command line, in one thread, into a folder of the test."""
+
+    def call(script: str, *words: str, folder: Path | None = None, ok: bool = True) -> Run:
+        into = folder or tmp_path / "run"
+        reopens = any(word.startswith(("resume=", "run=")) for word in words)
+        where = () if reopens else (f"hydra.run.dir={into}",)
+        done = subprocess.run(
+            [sys.executable, f"src/{script}.py", *words, *where],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        )
+        if ok:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return Run(done, into)
+
+    return call

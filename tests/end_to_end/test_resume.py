@@ -1,0 +1,145 @@
+"""A resumed run equals one that was never stopped, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from end_to_end.test_train import scalars
+
+from conftest import ROOT, Command
+
+pytestmark = pytest.mark.slow
+
+RICH = ("augment=images", "scheduler=cosine", "trainer.max_epochs=6", "trainer.accelerator=cpu")
+
+
+def last(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Bit for bit."""
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for left, right in zip(a, b, strict=True):
+            assert_same(left, right)
+    else:
+        assert a == b
+
+
+def killed_after_epoch(folder: Path, epoch: int, *words: str) -> None:
+    """Starts a run and kills it once the checkpoint of an epoch (counted from 0) is whole."""
+    command = [sys.executable, "src/train.py", *words, f"hydra.run.dir={folder}"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+            assert process.poll() is None, "the run ended before it could be killed"
+            try:
+                if last(folder)["epoch"] >= epoch:
+                    return
+            except Exception:  # not there yet, or half written
+                continue
+        raise AssertionError("no checkpoint in two minutes")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        RICH,
+        (*RICH, "model=cnn", "callbacks=ema", "model.width=8"),
+        ("scheduler=plateau", "scheduler.patience=0", "optimizer=sgd", "optimizer.lr=0.5", "trainer.max_epochs=8"),
+        ("callbacks=swa", "augment=mixup", "scheduler=onecycle", "optimizer=rmsprop", "trainer.max_epochs=6"),
+    ],
+    ids=["mlp", "cnn-ema", "plateau", "swa-mixup-onecycle"],
+)
+def test_resumed_equals_uninterrupted(command: Command, tmp_path: Path, words: tuple[str, ...]) -> None:
+    whole = command("train", *words, folder=tmp_path / "whole")
+    broken = tmp_path / "broken"
+    killed_after_epoch(broken, 2, *words)
+    assert json.loads((broken / "run.json").read_text())["status"] == "running"
+    command("train", f"resume={broken}")
+    assert json.loads((broken / "metrics.json").read_text()) == whole.json("metrics.json")
+    expected, found = last(whole.folder), last(broken)
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert_same(found[key], expected[key])
+    for tag in ("val/loss", "train/loss", "train/loss_step"):
+        assert scalars(broken, tag) == scalars(whole.folder, tag)  # one curve, no overlap
+    record = json.loads((broken / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert len(record["resumed"]) == 1
+
+
+def test_changed_settings_are_honoured_and_listed(command: Command) -> None:
+    run = command("train", "trainer.max_epochs=2", "optimizer.weight_decay=0.1")
+    again = command("train", f"resume={run.folder}", "trainer.max_epochs=4", "optimizer.lr=1e-4", "data.batch_size=32")
+    assert "optimizer.lr: 0.001 -> 0.0001" in again.out
+    assert "trainer.max_epochs: 2 -> 4" in again.out
+    groups = last(run.folder)["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == [1e-4, 1e-4]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    assert last(run.folder)["global_step"] == 2 * 20 + 2 * 40
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == 4
+    assert config["optimizer"]["lr"] == 1e-4
+
+
+def test_another_optimizer_and_schedule_start_anew(command: Command) -> None:
+    run = command("train", "trainer.max_epochs=1")
+    command("train", f"resume={run.folder}", "trainer.max_epochs=2", "optimizer=sgd", "scheduler=step")
+    groups = last(run.folder)["optimizer_states"][0]["param_groups"]
+    assert groups[0]["momentum"] == 0.9
+    assert groups[0]["lr"] == 0.05
+
+
+def test_the_newest_good_checkpoint_is_taken(command: Command) -> None:
+    run = command("train", "trainer.max_epochs=2")
+    path = run.folder / "checkpoints/last.ckpt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    again = command("train", f"resume={run.folder}", "trainer.max_epochs=3")
+    assert "resume     after epoch" in again.out
+    assert run.json("run.json")["status"] == "finished"
+
+
+@pytest.mark.parametrize("words", [("model.width=32",), ("seed=7",), ("data.split_seed=3",), ("model=cnn",)], ids=str)
+def test_what_makes_it_another_run_is_refused(command: Command, words: tuple[str, ...]) -> None:
+    run = command("train", "trainer=debug")
+    again = command("train", f"resume={run.folder}", "trainer.max_epochs=3", *words, ok=False)
+    assert again.code == 1
+    assert words[0].split("=")[0] in again.out
+    assert "Start a new run" in again.out
+    assert run.json("run.json")["status"] == "finished"
+
+
+def test_nothing_left_to_train(command: Command) -> None:
+    run = command("train", "trainer=debug")
+    again = command("train", f"resume={run.folder}", ok=False)
+    assert again.code == 1
+    assert "trainer.max_epochs=2" in again.out
