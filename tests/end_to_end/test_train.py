@@ -49,7 +49,8 @@ def test_default_run(command: Command) -> None:
     events = EventAccumulator(str(run.folder))
     events.Reload()
     assert {"train/inputs", "test/confusion"} <= set(events.Tags()["images"])
-    assert scalars(run.folder, "best/test/acc")[-1][1] == pytest.approx(metrics["test/acc"])
+    assert scalars(run.folder, "test/acc")[-1][1] == pytest.approx(metrics["test/acc"])
+    assert scalars(run.folder, "val_best/loss")[-1][1] == pytest.approx(metrics["val/loss"])
     assert "hparams" in events.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name
     # evaluate gives the same numbers from the folder alone, also after it was moved
     moved = run.folder.with_name("moved")

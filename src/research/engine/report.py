@@ -18,17 +18,10 @@ from research.engine.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
-COMPARED = (
-    "seed",
-    "model",
-    "data",
-    "augment",
-    "loss",
-    "optimizer",
-    "scheduler",
-    "trainer.max_epochs",
-    "trainer.precision",
-)
+# What the HParams tab compares: the option of each of these groups, the settings of some, and single values.
+GROUPS = ("model", "data", "augment", "loss", "optimizer", "scheduler")
+SETTINGS = ("model", "optimizer", "scheduler")
+VALUES = ("seed", "data.batch_size", "trainer.max_epochs")
 
 
 def report(cfg: DictConfig, folder: Path, parts: Parts, metrics: dict[str, float]) -> None:
@@ -54,19 +47,10 @@ def table(metrics: dict[str, float]) -> None:
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:
-    """What a person would compare between runs: the option of each group, and the plain values in those parts."""
-    found: dict[str, Any] = {}
-    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    for key in COMPARED:
-        value = OmegaConf.select(cfg, key)
-        if isinstance(value, DictConfig):
-            found[key] = choices.get(key, value.get("_target_", ""))
-            found |= {f"{key}.{k}": v for k, v in _plain(value).items()}
-        else:
-            found[key] = value
-    return found
-
-
-def _plain(node: DictConfig) -> dict[str, Any]:
-    values: dict[str, Any] = {str(k): v for k, v in node.items() if not str(k).startswith("_")}
-    return {k: v for k, v in values.items() if isinstance(v, bool | int | float | str)}
+    choices = HydraConfig.get().runtime.choices
+    found = {group: str(choices.get(group)) for group in GROUPS}
+    for group in SETTINGS:
+        for key, value in cfg[group].items():
+            if not str(key).startswith("_") and isinstance(value, bool | int | float | str):
+                found[f"{group}.{key}"] = value
+    return found | {key: OmegaConf.select(cfg, key) for key in VALUES}

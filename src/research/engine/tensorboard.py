@@ -1,5 +1,7 @@
 """TensorBoard: one run folder is one run, also after a resume, and its row in the HParams tab has real numbers."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,14 @@ class TensorBoard(TensorBoardLogger):
         """Drops the points from `step` on, which a resumed run will draw again."""
         self._kwargs["purge_step"] = step
 
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Calls a rate `train/lr`, whatever the optimizer, so that runs share one chart.
+
+        Left out are the epoch, and the rate of parameters that do not decay, which is that of the others.
+        """
+        kept = {k: v for k, v in metrics.items() if k != "epoch" and not k.endswith("/kept")}
+        super().log_metrics({re.sub("^lr-[^/]+", "train/lr", k).removesuffix("/decayed"): kept[k] for k in kept}, step)
+
     def save(self) -> None:
         """Leaves no file of hyperparameters beside the run's own config."""
         self.experiment.flush()
@@ -40,12 +50,12 @@ class TensorBoard(TensorBoardLogger):
 
         Args:
             settings: numbers, strings and booleans a person would compare.
-            metrics: of the best checkpoint; shown as `best/...`, apart from the curves of the same name.
+            metrics: of the best checkpoint; `val/...` is shown as `val_best/...`, apart from the curve of that name.
             step: at the end of the run.
         """
         for old in Path(self.log_dir).glob(f"*{RESULT}"):
             old.unlink()
-        best = {f"best/{name}": value for name, value in metrics.items()}
+        best = {name.replace("val/", "val_best/"): value for name, value in metrics.items()}
         with SummaryWriter(self.log_dir, filename_suffix=RESULT) as writer:
             for name, value in best.items():
                 writer.add_scalar(name, value, step)

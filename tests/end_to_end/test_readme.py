@@ -1,0 +1,124 @@
+"""The README, word for word: its commands, its model, its dataset; and each experiment's own promise."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, Command
+
+pytestmark = pytest.mark.slow
+README = (ROOT / "README.md").read_text("utf-8")
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's own files in an empty folder."""
+    place = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, place / name)
+    return place
+
+
+def call(place: Path, line: str, *more: str) -> str:
+    words = [sys.executable if word == "python" else word for word in shlex.split(line, comments=True)]
+    done = subprocess.run([*words, *more], cwd=place, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def metrics(place: Path, name: str = "metrics.json") -> dict[str, float]:
+    """Of the newest run in `logs/`."""
+    return json.loads(max(place.glob(f"logs/**/{name}"), key=os.path.getmtime).read_text())
+
+
+@pytest.fixture
+def tensorboard(clone: Path) -> Iterator[str]:
+    """The address of a TensorBoard over `logs/`."""
+    words = [
+        str(Path(sys.executable).with_name("tensorboard")),
+        "--logdir",
+        "logs",
+        "--port",
+        "0",
+        "--load_fast",
+        "false",
+    ]
+    process = subprocess.Popen(words, cwd=clone, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    try:
+        yield next(found[0] for line in process.stderr if (found := re.findall(r"http://localhost:\d+", line)))
+    finally:
+        process.terminate()
+        process.wait()
+        process.stderr.close()
+
+
+def test_commands_and_what_tensorboard_shows_of_them(clone: Path, request: pytest.FixtureRequest) -> None:
+    block = README.split("## Commands")[1].split("```")[1]
+    expected = {"python src/train.py": 0.97, "model=cnn": 0.985}
+    for line in filter(None, block.splitlines()):
+        if "tensorboard" in line:
+            continue
+        finished = [p for p in clone.glob("logs/*/metrics.json") if "_mlp_digits_" in p.parent.name]
+        newest = max(finished, key=os.path.getmtime).parent.name if finished else ""
+        call(clone, line.replace("RUN", newest))
+        for start, number in expected.items():
+            if line.split("#")[0].strip() == start or (start in line and "optimizer=sgd" in line):
+                assert metrics(clone)["test/acc"] >= number
+    runs = list(clone.glob("logs/**/run.json"))
+    assert len(runs) == 5 + 8
+    address = request.getfixturevalue("tensorboard")
+    rows: list[object] = []
+    for _ in range(60):  # it reads in the background
+        body = json.dumps({"startIndex": 0, "sliceSize": 100, "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"]})
+        ask = urllib.request.Request(f"{address}/data/plugin/hparams/session_groups", body.encode())
+        ask.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(ask, timeout=30) as answer:
+            rows = json.load(answer).get("sessionGroups", [])
+        if len(rows) == len(runs):
+            break
+        time.sleep(1)
+    assert len(rows) == len(runs)
+    assert all("test/loss" in json.dumps(row) and "optimizer.lr" in json.dumps(row) for row in rows)
+
+
+def test_adding_a_model_and_a_dataset_touches_two_files_each(clone: Path) -> None:
+    blocks = re.findall(r"`((?:src|conf)/[\w/]+\.(?:py|yaml))`[^\n]*\n\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert {Path(name).stem for name, _ in blocks} == {"gru", "wine"}
+    assert len(blocks) == 4
+    for name, text in blocks:
+        (clone / name).write_text(text)
+    call(clone, "python src/train.py model=gru")
+    assert metrics(clone)["test/acc"] > 0.9
+    call(clone, "python src/train.py data=wine")
+    assert metrics(clone)["test/acc"] > 0.9
+    said = call(clone, "python -m pytest tests/unit/test_options.py -k 'gru or wine' -p no:cacheprovider")
+    assert int(re.findall(r"(\d+) passed", said)[0]) >= 2
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_keeps_its_promise(command: Command, name: str) -> None:
+    header = (ROOT / f"conf/experiment/{name}.yaml").read_text()
+    said = dict(re.findall(r"^#\s+(command|expected):\s+(.+)$", header, re.MULTILINE))
+    assert said["command"] == f"python src/train.py experiment={name}"
+    metric, number = said["expected"].split(" >= ")
+    assert command("train", f"experiment={name}").json("metrics.json")[metric] >= float(number)
