@@ -15,7 +15,7 @@ from research.engine.values import Fraction, NonNegativeFloat, PositiveFloat
 ClassWeights = list[PositiveFloat] | Literal["balanced"] | None
 
 
-def class_weights(spec: Spec, given: ClassWeights) -> Tensor | None:
+def weight_vector(spec: Spec, given: ClassWeights) -> Tensor | None:
     """(C,) weights; `balanced` is inverse to the training rows of a class, with mean 1 over the rows.
 
     Raises:
@@ -36,7 +36,7 @@ class CrossEntropy(nn.CrossEntropyLoss):
 
     def __init__(self, spec: Spec, label_smoothing: Fraction, class_weights: ClassWeights) -> None:
         spec.need("loss=cross_entropy", target="class")
-        super().__init__(_weights(spec, class_weights), label_smoothing=label_smoothing)
+        super().__init__(weight_vector(spec, class_weights), label_smoothing=label_smoothing)
 
 
 class Focal(nn.Module):
@@ -51,12 +51,13 @@ class Focal(nn.Module):
         super().__init__()
         spec.need("loss=focal", target="class")
         self.gamma = gamma
-        self.register_buffer("weight", _weights(spec, class_weights))
+        self.register_buffer("weight", weight_vector(spec, class_weights))
 
     def forward(self, prediction: Tensor, y: Tensor) -> Tensor:
         log_p = log_softmax(prediction, 1)  # (B, C)
         shares = one_hot(y, prediction.shape[1]) if y.dim() == 1 else y  # (B, C)
-        loss = -((1 - log_p.exp()) ** self.gamma) * log_p * shares  # (B, C)
+        rest = (1 - log_p.exp()).clamp(min=1e-6)  # at 0 a power below 1 has no gradient
+        loss = -(rest**self.gamma) * log_p * shares  # (B, C)
         if self.weight is None:
             return loss.sum(1).mean()
         return (loss * self.weight).sum() / (shares * self.weight).sum()  # as torch weighs cross-entropy
@@ -76,6 +77,3 @@ class Huber(nn.HuberLoss):
     def __init__(self, spec: Spec, delta: PositiveFloat) -> None:
         super().__init__(delta=delta)
         spec.need("loss=huber", target="value")
-
-
-_weights = class_weights  # the name inside constructors whose argument hides it

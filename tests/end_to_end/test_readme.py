@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -13,29 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT, Command
 
 pytestmark = pytest.mark.slow
 README = (ROOT / "README.md").read_text("utf-8")
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's own files in an empty folder."""
-    place = tmp_path_factory.mktemp("clone")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, place / name)
-    return place
 
 
 def call(place: Path, line: str, *more: str) -> str:
@@ -85,7 +66,7 @@ def test_commands_and_what_tensorboard_shows_of_them(clone: Path, request: pytes
             if line.split("#")[0].strip() == start or (start in line and "optimizer=sgd" in line):
                 assert metrics(clone)["test/acc"] >= number
     runs = list(clone.glob("logs/**/run.json"))
-    assert len(runs) == 5 + 8
+    assert len(runs) == 6 + 8
     address = request.getfixturevalue("tensorboard")
     rows: list[object] = []
     for _ in range(60):  # it reads in the background

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from end_to_end.test_train import scalars
-
 from conftest import ROOT, Command
+from end_to_end.test_train import scalars
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +114,55 @@ def test_another_optimizer_and_schedule_start_anew(command: Command) -> None:
     groups = last(run.folder)["optimizer_states"][0]["param_groups"]
     assert groups[0]["momentum"] == 0.9
     assert groups[0]["lr"] == 0.05
+
+
+def test_the_last_epoch_is_saved_whether_or_not_it_is_the_best(command: Command, tmp_path: Path) -> None:
+    words = ("monitor=train/loss", "mode=max", "trainer.max_epochs=5")  # the first epoch stays the best
+    whole = command("train", *words, folder=tmp_path / "whole")
+    best = torch.load(whole.folder / "checkpoints/best.ckpt", weights_only=True)
+    assert (best["epoch"], last(whole.folder)["epoch"]) == (0, 4)
+    broken = tmp_path / "broken"
+    killed_after_epoch(broken, 2, *words)
+    command("train", f"resume={broken}")
+    assert json.loads((broken / "metrics.json").read_text()) == whole.json("metrics.json")
+    states = last(broken), last(whole.folder)
+    for state in states:
+        for callback in state["callbacks"].values():
+            callback.pop("current_score", None)  # of the last save of this process, which nothing reads
+    for key in ("state_dict", "optimizer_states", "callbacks"):
+        assert_same(states[0][key], states[1][key])
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(command: Command) -> None:
+    run = command("train", "trainer=debug")
+    before = {name: (run.folder / name).read_bytes() for name in ("run.json", "config.yaml", "metrics.json")}
+    for word in ("loss=mse", "monitor=val/nothing", "trainer.max_epochs=1"):
+        assert command("train", f"resume={run.folder}", "trainer.max_epochs=3", word, ok=False).code == 1
+        assert {name: (run.folder / name).read_bytes() for name in before} == before
+
+
+def test_a_run_folder_is_not_written_over(command: Command) -> None:
+    run = command("train", "trainer=debug")
+    again = command("train", "trainer=debug", folder=run.folder, ok=False)
+    assert again.code == 1
+    assert f"resume={run.folder}" in again.out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_told_and_leaves_its_code(tmp_path: Path, number: int, code: int) -> None:
+    folder = tmp_path / "run"
+    words = [sys.executable, "src/train.py", "trainer.max_epochs=500", f"hydra.run.dir={folder}"]
+    words.append("callbacks.early_stopping.patience=500")
+    with (tmp_path / "out").open("w") as out:
+        process = subprocess.Popen(words, cwd=ROOT, stdout=out, stderr=out)
+        while not (folder / "checkpoints/last.ckpt").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert "stopped by a signal" in (tmp_path / "out").read_text()
 
 
 def test_the_newest_good_checkpoint_is_taken(command: Command) -> None:

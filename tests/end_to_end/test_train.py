@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from conftest import ROOT, Command
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytestmark = pytest.mark.slow
 
+AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@example.org")
 METRICS = {f"{split}/{name}" for split in ("val", "test") for name in ("loss", "acc", "f1", "auroc", "ece")}
 
 
@@ -69,6 +69,21 @@ def test_checkpoints_hold_only_tensors_and_plain_values(command: Command) -> Non
         named = {str(arg) for op, arg, _ in pickletools.genops(pickle) if op.name == "GLOBAL"}
         assert all(word.startswith(("torch", "collections OrderedDict")) for word in named), named
         assert str(run.folder).encode() not in pickle
+
+
+def test_a_new_file_is_in_the_record(clone: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=clone, check=True)
+    subprocess.run(["git", "add", "README.md"], cwd=clone, check=True)
+    subprocess.run(["git", *AUTHOR, "commit", "-qm", "x"], cwd=clone, check=True)
+    done = subprocess.run(
+        [sys.executable, "src/train.py", "trainer=debug"], cwd=clone, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    record = json.loads(next(clone.glob("logs/*/run.json")).read_text())["git"]
+    assert len(record["commit"]) == 40
+    assert "+++ b/src/research/models/cnn.py" in record["diff"]
+    status = subprocess.run(["git", "diff", "--cached", "--stat"], cwd=clone, capture_output=True, check=True)
+    assert status.stdout == b""  # the index is as it was
 
 
 def test_regression_follows_the_data(command: Command) -> None:

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from composing import CONF, ROOT, composed, options, told
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from composing import CONF, ROOT, composed, told
+from research.engine.check import check
 from research.engine.signature import signature
 
 WRONG = [
@@ -26,10 +27,14 @@ WRONG = [
     ("loss=focl", "did you mean 'focal'?"),
     ("model=", "no model ''"),
     ("model=null", "model"),
+    ("experiment=null", "experiment"),
+    ("experiment=nothing", "no experiment 'nothing'"),
     ("callbacks=[default,emaa]", "no callbacks 'emaa'; did you mean 'ema'?"),
+    ("model=[mlp,cnn]", "model"),
+    ("~model", "model"),
     ("~modl", "did you mean 'model'?"),
-    ("~model=cnn", "No match in the defaults list"),
-    ("hydra/launcher=nothing", "Could not find 'hydra/launcher/nothing'"),
+    ("~model=cnn", "model"),
+    ("hydra/launcher=nothing", "no hydra/launcher 'nothing'"),
     # keys
     ("seeed=1", "no key or group 'seeed'; did you mean 'seed'?"),
     ("trainer.max_epoch=3", "no key 'trainer.max_epoch'; did you mean 'trainer.max_epochs'?"),
@@ -40,7 +45,10 @@ WRONG = [
     ("augment=images augment.transforms.0.degres=3", "did you mean 'augment.transforms.0.degrees'?"),
     ("optimizer.maximize=true", "To pass 'maximize' as well, write +optimizer.maximize=..."),
     ("~optimizer.lrr", "did you mean 'optimizer.lr'?"),
-    ("~seed=43", "The value of 'seed' is 42 and not 43"),
+    ("~seed=43", "a setting cannot be left out"),
+    ("~seed", "seed"),
+    ("~optimizer.lr", "optimizer.lr"),
+    ("+foo=3", "'foo'"),
     ("hydra.foo=1", "Could not override 'hydra.foo'"),
     # arguments that a target does not take
     ("+model.droput=0.1", "no argument of research.models.mlp.Mlp 'droput'; did you mean 'dropout'?"),
@@ -50,10 +58,10 @@ WRONG = [
     ("+task.foo=3", "no argument of research.tasks.supervised.Supervised 'foo'"),
     ("model._target_=research.models.mlp.Mpl", "nothing is called 'research.models.mlp.Mpl'"),
     # types
-    ("trainer.max_epochs=ten", "trainer.max_epochs=ten is not an integer; the default is 20"),
-    ("trainer.max_epochs='3'", "is not an integer"),
-    ("trainer.max_epochs=true", "is not an integer"),
-    ("model.width=[1,2]", "is not an integer"),
+    ("trainer.max_epochs=ten", "trainer.max_epochs=ten"),
+    ("trainer.max_epochs='3'", "integer"),
+    ("trainer.max_epochs=true", "integer"),
+    ("model.width=[1,2]", "integer"),
     ("model.depth=null", "model.depth=None: input should be a valid integer"),
     ("model.width=???", "model.width"),
     ("seed=???", "seed"),
@@ -62,13 +70,13 @@ WRONG = [
     ("optimizer.lr=abc", "optimizer.lr=abc is not a number; the default is 0.001"),
     ("optimizer.lr=", "optimizer.lr= is not a number"),
     ("trainer.gradient_clip_val=big", "input should be a valid number"),
-    ("trainer.benchmark=maybe", "is not true or false; the default is False"),
-    ("trainer.benchmark=1", "is not true or false"),
-    ("optimizer.betas=0.9", "is not a list; the default is [0.9, 0.999]"),
+    ("trainer.benchmark=maybe", "trainer.benchmark=maybe"),
+    ("trainer.benchmark=1", "trainer.benchmark=1"),
+    ("optimizer.betas=0.9", "optimizer.betas=0.9"),
     ("optimizer.betas=[0.9]", "optimizer.betas=[0.9]"),
     ("optimizer.betas=[0.9,0.99,0.999]", "at most 2 items"),
     ("optimizer.betas=[a,b]", "optimizer.betas"),
-    ("data.fractions=0.5", "is not a list"),
+    ("data.fractions=0.5", "data.fractions=0.5"),
     # values that cannot be
     ("data.batch_size=0", "data.batch_size=0: input should be greater than 0"),
     ("data.split_seed=-1", "greater than or equal to 0"),
@@ -95,7 +103,7 @@ WRONG = [
     ("optimizer=adam,admw", "no optimizer 'admw'; did you mean 'adamw'?"),
     ("seed=0,x", "seed=x is not an integer"),
     ("seed=range(1.5,3)", "seed"),
-    ("model.width=8,abc", "model.width=abc is not an integer"),
+    ("model.width=8,abc", "model.width=abc"),
     ("optimizer.lr=glob(*)", "optimizer.lr"),
     ("data.batch_size=32,0", "data.batch_size=0: input should be greater than 0"),
     ("model=cnn,mlp model.stages=3", "model.stages"),
@@ -136,6 +144,7 @@ RIGHT = [
     "model=choice(mlp,cnn)",
     "model=glob(*)",
     "seed=range(1,4) optimizer.lr=1e-3,1e-2",
+    *(f"experiment={name}" for name in options("experiment")),
 ]
 
 
@@ -157,7 +166,7 @@ def test_every_mistake_of_a_command_is_told_at_once() -> None:
         "model=mpl": "no model 'mpl'",
         "optimizer=admw": "no optimizer 'admw'",
         "seeed=1": "no key or group 'seeed'",
-        "trainer.max_epochs=ten": "trainer.max_epochs=ten is not an integer",
+        "trainer.max_epochs=ten": "trainer.max_epochs=ten",
         "data.batch_size=0": "data.batch_size=0",
         "model.dropout=3": "model.dropout=3",
         "+loss.gama=1": "no argument of research.losses.CrossEntropy 'gama'",
@@ -167,6 +176,12 @@ def test_every_mistake_of_a_command_is_told_at_once() -> None:
     assert len(problems) == len(expected)
     for fragment in expected.values():
         assert sum(fragment in problem for problem in problems) == 1
+
+
+def test_several_values_need_the_flag_of_a_sweep() -> None:
+    problems = check(str(CONF), "train", ["optimizer=adam,sgd", "seed=1", "model.width=8,16"], sweep=False)
+    assert [problem.split()[0] for problem in problems] == ["optimizer=adam,sgd", "model.width=8,16"]
+    assert all("add -m" in problem for problem in problems)
 
 
 @pytest.mark.parametrize("early", ["hydra/launcher=nothing", "model.width=${nothing}", "~seed=43", "hydra.foo=1"])
@@ -184,8 +199,6 @@ def test_a_setting_that_others_take_up_is_told_where_it_lands() -> None:
 
 
 def test_a_missing_value_in_the_config_itself_is_told(tmp_path: Path) -> None:
-    from research.engine.check import check
-
     (tmp_path / "train.yaml").write_text("seed: ???\nmodel:\n  _target_: research.models.mlp.Mlp\n  width: ???\n")
     problems = check(str(tmp_path), "train", [])
     assert problems == [f"{key} has no value; give it one: {key}=..." for key in ("seed", "model.width")]

@@ -1,35 +1,40 @@
 """What every dataset of the template is: a DataModule that says what it holds and augments its training batches."""
 
-from abc import abstractmethod
 from typing import Any
 
+import torch
 from lightning import LightningDataModule
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from research.data.batches import BatchOrder, Rows, Tokens
 from research.data.spec import Spec
 from research.engine.randomness import AUGMENT, fold, reseed
 
 
 class Data(LightningDataModule):
-    """After `setup`, `spec` says what (x, y) are and `fingerprint` names the content.
+    """`setup` fills `rows`, `spec` (what x and y are) and `fingerprint` (a hash of the content).
 
     Args:
         batch_size: rows a step, over all devices together.
+        shuffle: draw a new order of the training rows each epoch.
         seed: of the order of rows and of augmentation.
     """
 
     spec: Spec
     fingerprint: str
 
-    def __init__(self, batch_size: int, seed: int) -> None:
+    def __init__(self, batch_size: int, shuffle: bool, seed: int) -> None:
         super().__init__()
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.rows: dict[str, Rows | Tokens] = {}
+        self.features: dict[str, Tensor] = {}  # what a frozen base outputs for each row, in place of x
         self.augment: nn.Module | None = None  # (x, y) -> (x, y), set by build
 
     @property
-    @abstractmethod
     def num_rows(self) -> dict[str, int]:
         """Rows of each split."""
+        return {name: len(rows) for name, rows in self.rows.items()}
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augments a training batch on its device; the draw is a function of (seed, epoch, batch, process)."""
@@ -39,3 +44,19 @@ class Data(LightningDataModule):
         batch_idx = trainer.fit_loop.epoch_loop.batch_progress.current.ready  # counts this batch only from now on
         reseed(fold(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank, AUGMENT))
         return self.augment(*batch)
+
+    def _loader(self, split: str, seed: int | None) -> DataLoader[Any]:
+        rows, trainer = self.rows[split], self.trainer
+        place = {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
+        order = BatchOrder(len(rows), self.batch_size, seed=seed, train=split == "train", lengths=rows.lengths, **place)
+        held = Rows(self.features[split], rows.y) if self.features else rows
+        return DataLoader(held, sampler=order, batch_size=None, pin_memory=torch.cuda.is_available())
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader("train", self.seed if self.shuffle else None)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader("val", None)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._loader("test", None)

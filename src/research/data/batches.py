@@ -1,83 +1,136 @@
-"""Batches as slices of tensors: a batch is one indexing call, and its order a pure function of (seed, epoch)."""
+"""Batches as slices of tensors: a batch is one indexing call, and its order a pure function of (seed, epoch).
+
+B rows or texts, T tokens of the longest text in a batch.
+"""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
+from research.engine.errors import UserError
 from research.engine.randomness import fold
+
+POOL = 32  # batches whose texts are sorted by length together
 
 
 class Rows(Dataset[tuple[Tensor, Tensor]]):
-    """Some rows of two aligned tensors.
+    """Two aligned tensors.
 
     Args:
         x: (N, ...).
         y: (N,) classes or (N, K) values.
-        ids: (n,) which of the N rows these are.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, ids: Tensor) -> None:
-        self.x, self.y, self.ids = x[ids], y[ids], ids
+    lengths: Tensor | None = None
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.y)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Takes a vector of indices (B,), gives x (B, ...) and y (B,) or (B, K)."""
         return self.x[index], self.y[index]
 
 
+class Tokens(Dataset[tuple[dict[str, Tensor], Tensor]]):
+    """Texts as token ids, padded to the longest of a batch and no further.
+
+    Args:
+        ids: (T,) of each text.
+        y: (N,) classes.
+        pad: the id of the padding token.
+    """
+
+    def __init__(self, ids: list[Tensor], y: Tensor, pad: int) -> None:
+        self.ids, self.y, self.pad = ids, y, pad
+        self.lengths = torch.tensor([len(row) for row in ids])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Takes a vector of indices (B,); gives `input_ids` and `attention_mask`, both (B, T), and y (B,)."""
+        padded = pad_sequence([self.ids[i] for i in index.tolist()], batch_first=True, padding_value=self.pad)  # (B, T)
+        mask = torch.arange(padded.shape[1]) < self.lengths[index].unsqueeze(1)  # (B, T)
+        return {"input_ids": padded, "attention_mask": mask.long()}, self.y[index]
+
+
 class BatchOrder(Sampler[Tensor]):
     """The indices of each batch, for `DataLoader(rows, sampler=..., batch_size=None)`.
 
     `batch_size` counts the rows of all processes together, so that a run means the same on one device and on eight.
-    In training the processes share out each batch; where shares differ by a row, `weight` makes up for it. (A last
-    batch with fewer rows than processes is left out.) In evaluation every row goes to exactly one process.
+    In training the processes share out each batch; where shares differ by a row, `weight` makes up for it. (A batch
+    with fewer rows than processes is left out.) In evaluation every row goes to exactly one process.
 
     Args:
         num_rows: N.
         batch_size: B, over all processes.
         seed: None for the given order, every time the same.
+        lengths: (N,) of texts: batches are then made of texts of like length.
         rank: this process, of `world_size`.
     """
 
     def __init__(
-        self, num_rows: int, batch_size: int, *, seed: int | None, train: bool, rank: int = 0, world_size: int = 1
+        self,
+        num_rows: int,
+        batch_size: int,
+        *,
+        seed: int | None,
+        train: bool,
+        lengths: Tensor | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
+        if train and batch_size < world_size:
+            raise UserError(
+                f"data.batch_size={batch_size} is shared by {world_size} processes; it must be at least that."
+            )
         self.num_rows, self.batch_size, self.seed, self.train = num_rows, batch_size, seed, train
-        self.rank, self.world_size = rank, world_size
+        self.lengths, self.rank, self.world_size = lengths, rank, world_size
         self.epoch = 0
+        self.sizes: list[int] = []  # rows of each batch of this epoch, over all processes
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
         self.epoch = epoch
 
     def _batches(self) -> list[Tensor]:
+        """Of all processes."""
         if self.seed is None:
             order = torch.arange(self.num_rows)
-        else:
-            order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(fold(self.seed, self.epoch)))
-        if not self.train:
-            share = -(-self.batch_size // self.world_size)
-            return list(order[self.rank :: self.world_size].split(share))
-        shared = [batch for batch in order.split(self.batch_size) if len(batch) >= self.world_size]
-        return [batch[self.rank :: self.world_size] for batch in shared]
+            if self.lengths is not None:
+                order = self.lengths.argsort(stable=True)
+            return list(order.split(self.batch_size))
+        generator = torch.Generator().manual_seed(fold(self.seed, self.epoch))
+        order = torch.randperm(self.num_rows, generator=generator)
+        if self.lengths is None:
+            return list(order.split(self.batch_size))
+        pools = [pool[self.lengths[pool].argsort(stable=True)] for pool in order.split(POOL * self.batch_size)]
+        batches = [batch for pool in pools for batch in pool.split(self.batch_size)]
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
-    def weight(self, batch_idx: int) -> float:
-        """The factor of this process's mean loss that makes the mean over processes the mean over rows."""
-        rows = min(self.batch_size, self.num_rows - batch_idx * self.batch_size)
-        return len(range(self.rank, rows, self.world_size)) * self.world_size / rows
+    def _shares(self) -> list[Tensor]:
+        batches = self._batches()
+        if self.train:
+            batches = [batch for batch in batches if len(batch) >= self.world_size]
+        self.sizes = [len(batch) for batch in batches]
+        return [share for batch in batches if len(share := batch[self.rank :: self.world_size])]
 
     def __iter__(self) -> Iterator[Tensor]:
         # a generator: on a resume Lightning makes the iterator before it sets the epoch, and draws from it after
-        yield from self._batches()
+        yield from self._shares()
 
     def __len__(self) -> int:
-        if not self.train:
-            share = -(-self.batch_size // self.world_size)
-            rows = len(range(self.rank, self.num_rows, self.world_size))
-            return -(-rows // share)
         full, rest = divmod(self.num_rows, self.batch_size)
-        return full + (rest >= self.world_size)
+        least = self.world_size if self.train else self.rank + 1
+        return (full if self.batch_size >= least else 0) + (rest >= least)
+
+    def weight(self, batch_idx: int) -> float:
+        """The factor of this process's mean loss that makes the mean over processes the mean over rows."""
+        rows = self.sizes[batch_idx]
+        return len(range(self.rank, rows, self.world_size)) * self.world_size / rows

@@ -1,17 +1,15 @@
-"""The base of datasets that fit in memory: splits, scaling statistics and batches from two tensors."""
+"""The base of datasets that fit in memory: splits and scaling statistics from two tensors."""
 
 import hashlib
 from abc import abstractmethod
-from typing import Any
 
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from research.data.base import Data
-from research.data.batches import BatchOrder, Rows
+from research.data.batches import Rows
 from research.data.spec import Spec
+from research.data.splits import random_split
 from research.engine.values import Fractions, NonNegativeInt, PositiveInt
 
 
@@ -19,19 +17,16 @@ class TensorData(Data):
     """Give `read`; the rest follows.
 
     Args:
-        batch_size: rows a step, over all devices together.
+        batch_size, shuffle, seed: see `Data`.
         fractions: of the rows for train, val and test.
         split_seed: of the split alone, so that runs over seeds share one test set.
-        shuffle: draw a new order of the training rows each epoch.
-        seed: of that order.
     """
 
     def __init__(
         self, batch_size: PositiveInt, fractions: Fractions, split_seed: NonNegativeInt, shuffle: bool, seed: int
     ) -> None:
-        super().__init__(batch_size, seed)
-        self.fractions, self.split_seed, self.shuffle = fractions, split_seed, shuffle
-        self.rows: dict[str, Rows] = {}
+        super().__init__(batch_size, shuffle, seed)
+        self.fractions, self.split_seed = fractions, split_seed
 
     @abstractmethod
     def read(self) -> tuple[Tensor, Tensor, tuple[str, ...]]:
@@ -48,43 +43,13 @@ class TensorData(Data):
         if self.rows:
             return
         x, y, classes = self.read()
-        ids = _split(y, self.fractions, self.split_seed, stratify=bool(classes))
-        self.rows = {name: Rows(x, y, part) for name, part in zip(("train", "val", "test"), ids, strict=True)}
-        self.spec = _describe(self.rows["train"], classes)
+        self.ids = random_split(y, self.fractions, self.split_seed, stratify=bool(classes))
+        self.rows = {name: Rows(x[part], y[part]) for name, part in self.ids.items()}
+        self.spec = _describe(x[self.ids["train"]], y[self.ids["train"]], classes)
         self.fingerprint = hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
 
-    @property
-    def num_rows(self) -> dict[str, int]:
-        return {name: len(rows) for name, rows in self.rows.items()}
 
-    def _loader(self, split: str, seed: int | None) -> DataLoader[Any]:
-        rows, trainer = self.rows[split], self.trainer
-        place = {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
-        order = BatchOrder(len(rows), self.batch_size, seed=seed, train=split == "train", **place)
-        return DataLoader(rows, sampler=order, batch_size=None, pin_memory=torch.cuda.is_available())
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader("train", self.seed if self.shuffle else None)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader("val", None)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._loader("test", None)
-
-
-def _split(y: Tensor, fractions: list[float], seed: int, stratify: bool) -> list[Tensor]:
-    """Disjoint, sorted row ids for train, val and test; a function of its arguments alone."""
-    ids = torch.arange(len(y)).numpy()
-    labels = y.numpy()
-    rest, test = train_test_split(ids, test_size=fractions[2], random_state=seed, stratify=labels if stratify else None)
-    share = fractions[1] / (fractions[0] + fractions[1])
-    train, val = train_test_split(rest, test_size=share, random_state=seed, stratify=labels[rest] if stratify else None)
-    return [torch.from_numpy(part).sort().values for part in (train, val, test)]
-
-
-def _describe(train: Rows, classes: tuple[str, ...]) -> Spec:
-    x, y = train.x, train.y
+def _describe(x: Tensor, y: Tensor, classes: tuple[str, ...]) -> Spec:
     over = [d for d in range(x.dim()) if d != 1]  # all but features or channels
     return Spec(
         kind="image" if x.dim() == 4 else "features",

@@ -15,7 +15,7 @@ class TailAveraging(WeightAveraging):
     in every epoch. Batch-norm statistics are averaged with the weights.
 
     Args:
-        start_frac: share of the epoches after which averaging starts.
+        start_frac: share of the epochs after which averaging starts.
     """
 
     def __init__(self, start_frac: Probability) -> None:

@@ -15,10 +15,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig
 
 from research.data.base import Data
 from research.engine.errors import UserError, unknown
+from research.engine.features import fill, usable
+from research.engine.finetune import Finetune
 from research.engine.pictures import Pictures
 from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
 
@@ -28,6 +31,7 @@ class Parts:
     data: Data
     task: Any
     trainer: Trainer
+    plan: Finetune
 
 
 def make(node: Any) -> Any:
@@ -48,7 +52,7 @@ def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = ()) -> Parts
     seed_all(fold(cfg.seed, WEIGHTS))
     problems: list[str] = []
     with _blame(problems, "data"):
-        data = make(cfg.data)(seed=cfg.seed)
+        data = make(cfg.data)(shuffle=cfg.shuffle, seed=cfg.seed)
         data.setup()
     _raise(problems)
 
@@ -56,11 +60,21 @@ def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = ()) -> Parts
         data.augment = make(cfg.augment)(spec=data.spec)
     with _blame(problems, "model"):
         net = make(cfg.model)(spec=data.spec)
+    with _blame(problems, "finetune"):
+        plan = make(cfg.finetune)
     with _blame(problems, "loss"):
         loss = make(cfg.loss)(spec=data.spec)
+    with _blame(problems, "optimizer"):
+        make(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])  # would else be told only when the fit begins
+    _raise(problems)
+
+    with _blame(problems, "finetune"):
+        plan.prepare(net)
     with _blame(problems, "trainer"):
-        callbacks = [*make(cfg.callbacks).values(), SeedEachBatch(cfg.seed), Pictures(), *more]
+        callbacks = [*make(cfg.get("callbacks") or {}).values(), plan, SeedEachBatch(cfg.seed), Pictures(), *more]
         logger = make(cfg.logger)(save_dir=folder) if cfg.logger else False
+        if not logger:  # which Lightning's monitor of rates insists on
+            callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
         trainer = make(cfg.trainer)(
             callbacks=callbacks,
             logger=logger,
@@ -79,13 +93,16 @@ def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = ()) -> Parts
             metrics=make(cfg.metrics),
             optimizer=make(cfg.optimizer),
             lr=cfg.optimizer.lr,
+            groups=plan.groups,
             scheduler=make(cfg.scheduler),
         )
         problems += _unlogged(cfg, task.logged)
     _raise(problems)
+    if cfg.cache and usable(net, data, plan):
+        fill(net, data, Path(cfg.cache.folder), int(cfg.cache.max_bytes), trainer.strategy.root_device)
     if cfg.compile:
         net.compile()  # in place, which leaves the names in a checkpoint as they are
-    return Parts(data, task, trainer)
+    return Parts(data, task, trainer, plan)
 
 
 def seed_all(seed: int) -> None:
@@ -104,6 +121,7 @@ def _hush() -> None:
         logger.setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # whose report is asked for
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning's own
+    warnings.filterwarnings("ignore", message="Found .* module.* in eval mode at the start of training")  # the plan's
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
 
 
@@ -115,7 +133,10 @@ def _precision(given: str) -> str:
 
 def _unlogged(cfg: DictConfig, logged: set[str]) -> Iterator[str]:
     """Every `monitor` of the callbacks and the scheduler that names a metric nobody logs."""
-    for path, node in [("scheduler", cfg.scheduler), *((f"callbacks.{k}", v) for k, v in cfg.callbacks.items())]:
+    for path, node in [
+        ("scheduler", cfg.scheduler),
+        *((f"callbacks.{k}", v) for k, v in (cfg.get("callbacks") or {}).items()),
+    ]:
         name = node.get("monitor")
         if name is not None and name not in logged:
             yield f"{path}.monitor: {unknown('logged metric', name, logged)}"

@@ -13,17 +13,21 @@ FOLDER = "checkpoints"
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """The best epoch by `monitor`, and the last one; saved after validation, at the end of an epoch.
+    """One file, saved after validation at the end of an epoch: of the best epoch by `monitor`, or of the last one.
 
     Its state holds file names, not paths, so that a run folder may be moved and still knows its best.
+
+    Args:
+        filename: `best` or `last`.
+        monitor: None to save every epoch.
+        mode: whether a small or a large value of `monitor` is better.
     """
 
-    def __init__(self, monitor: str, mode: Literal["min", "max"]) -> None:
+    def __init__(self, filename: Literal["best", "last"], monitor: str | None, mode: Literal["min", "max"]) -> None:
         super().__init__(
             monitor=monitor,
             mode=mode,
-            filename="best",
-            save_last=True,
+            filename=filename,
             save_on_train_epoch_end=True,
             enable_version_counter=False,
             auto_insert_metric_name=False,

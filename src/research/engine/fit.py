@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.tuner.tuning import Tuner
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,20 +15,21 @@ from research.engine.errors import UserError
 from research.engine.launch import WORKER
 from research.engine.record import Record
 from research.engine.reopen import Changes
+from research.engine.report import show
 from research.engine.resume import Resumed
 from research.engine.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
 
-def fit(cfg: DictConfig, folder: Path, record: Record | None, changes: Changes) -> Parts:
+def fit(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, changes: Changes) -> Parts:
     """Builds and trains. Every process of a multi-process run calls it; only the first has a `record`.
 
     Raises:
         UserError: parts that cannot work, or nothing left to train.
     """
     start, step = None, 0
-    if (folder / FOLDER).is_dir():
+    if resumed and (folder / FOLDER).is_dir():  # a run killed before its first checkpoint starts anew
         start, epoch, step = newest(folder)
         if cfg.trainer.max_epochs and epoch + 1 >= cfg.trainer.max_epochs > 0:
             raise UserError(
@@ -39,10 +41,15 @@ def fit(cfg: DictConfig, folder: Path, record: Record | None, changes: Changes) 
             log.info("changed    %s: %s -> %s", key, before, after)
     parts = build(cfg, folder, [Resumed(changes)] if start else [])
     if record:
+        device = parts.trainer.strategy.root_device
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+        record.content["hardware"] |= {"device": str(device), "gpu": gpu, "cuda": torch.version.cuda}
         record.add(data={"fingerprint": parts.data.fingerprint, "spec": parts.data.spec.plain()})
         log.info("folder     %s", os.path.relpath(folder))
         sizes = ", ".join(f"{count} {split}" for split, count in parts.data.num_rows.items())
         log.info("data       %s; %s", sizes, parts.data.spec)
+        if parts.plan.differs:
+            show(("part", "parameters", "", "rate"), parts.plan.table(parts.task.net, cfg.optimizer.lr))
     if start:
         if isinstance(parts.trainer.logger, TensorBoard):
             parts.trainer.logger.restart(step)

@@ -6,6 +6,7 @@ Nothing here imports torch, so that a mistake is told at once.
 import logging
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,6 +15,7 @@ from pathlib import Path
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from research.engine.check import check
@@ -33,50 +35,57 @@ def launch(name: str) -> None:
     if folder := os.environ.get(WORKER):
         cfg = OmegaConf.load(Path(folder) / "config.yaml")
         assert isinstance(cfg, DictConfig)
-        sys.exit(0 if _finished(name, cfg, Path(folder)) else 1)
+        sys.exit(_exit_code(name, cfg, Path(folder)))
 
     OmegaConf.register_new_resolver("token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     args = get_args_parser().parse_args()
     if not (args.help or args.hydra_help or args.info or args.shell_completion):
         try:
             overrides = expand(args.overrides)
-            if problems := check(str(CONF), name, overrides):
+            if problems := check(str(CONF), name, overrides, sweep=args.multirun):
                 raise UserError(*problems)
         except UserError as error:
             _tell(error.problems)
             sys.exit(2)
         sys.argv = [word for word in sys.argv if word not in args.overrides] + overrides
 
-    failed: list[str] = []
+    codes: dict[str, int] = {}
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def job(cfg: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
-        if not _finished(name, cfg, folder):
-            failed.append(str(folder))
+        codes[os.path.relpath(folder)] = _exit_code(name, cfg, folder)
 
     job()
-    if len(failed) > 1:
-        _tell([f"{len(failed)} runs failed: {', '.join(failed)}"])
-    sys.exit(1 if failed else 0)
+    failed = [folder for folder, code in codes.items() if code]
+    if failed and len(codes) > 1:
+        _tell([f"{len(failed)} of {len(codes)} runs failed: {', '.join(failed)}"])
+    sys.exit(max(codes.values(), default=0))
 
 
-def _finished(name: str, cfg: DictConfig, folder: Path) -> bool:
+def _exit_code(name: str, cfg: DictConfig, folder: Path) -> int:
     """Calls the job. Tells a user's mistake in a sentence, any other failure with its traceback."""
     environment = dict(os.environ)
     try:
         getattr(import_module(f"research.engine.{name}"), name)(cfg, folder)
-        return True
+        return 0
     except UserError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         log.error(_text(error.problems))
+        return 1
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns both signals into a SystemExit
+        code = 128 + (signal.SIGTERM if "SIGTERM" in type(error).__name__ else signal.SIGINT)
+        log.error("stopped by a signal; go on with resume=%s", os.path.relpath(folder))
+        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            sys.exit(code)  # the whole sweep is meant
+        return code
     except Exception:
-        log.exception("The run failed. Its folder is kept: %s", folder)
+        log.exception("The run failed. Its folder is kept: %s", os.path.relpath(folder))
+        return 1
     finally:  # a multi-process trainer leaves words for its workers, which the next job of a sweep must not hear
         os.environ.clear()
         os.environ.update(environment)
-    return False
 
 
 def _tell(problems: Sequence[str]) -> None:

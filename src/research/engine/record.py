@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from research.engine.errors import UserError
 from research.engine.reopen import Changes
 
 ROOT = Path(__file__).parents[3]
@@ -48,6 +51,8 @@ class Record:
 def recorded(folder: Path, cfg: DictConfig, earlier: dict[str, Any] | None, changes: Changes) -> Iterator[Record]:
     """Keeps the record of a run: `running` inside, then `finished`, or `failed` with the error.
 
+    A resume that is refused leaves the run as it was.
+
     Args:
         earlier: the record of the run that goes on, None for a new one.
         changes: of its config.
@@ -55,39 +60,61 @@ def recorded(folder: Path, cfg: DictConfig, earlier: dict[str, Any] | None, chan
     now = datetime.now(UTC)
     command = shlex.join(["python", *sys.argv])
     kept = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume=")]
-    content = {"command": command, "started": now, **_scene(), "resumed": []} if earlier is None else earlier
-    if earlier is not None:
-        content["resumed"].append({"at": now, "command": command, "changes": changes})
+    if earlier is None:
+        content = {"command": command, "started": now, **_scene(), "resumed": [], "duration_s": 0.0}
+    else:
+        again = {"at": now, "command": command, "changes": changes}
+        content = {**earlier, "resumed": [*earlier["resumed"], again]}
+    before = {name: (folder / name).read_bytes() for name in ("run.json", "config.yaml")} if earlier else {}
     record = Record(folder, content)
     record.add(status="running", error=None, overrides=kept, changes=changes, seed=cfg.seed, pid=os.getpid())
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    spent = content.get("duration_s", 0.0)
-    status, said = "finished", None
+
+    def close(status: str, said: str | None) -> None:
+        ended = datetime.now(UTC)
+        spent = content["duration_s"] + (ended - now).total_seconds()
+        record.add(status=status, error=said, ended=ended, duration_s=round(spent, 3))
+
     try:
         yield record
     except BaseException as error:
-        status, said = "failed", f"{type(error).__name__}: {error}"
+        close("failed", f"{type(error).__name__}: {error}".rstrip(": "))
+        if isinstance(error, UserError):
+            for name, written in before.items():
+                (folder / name).write_bytes(written)
         raise
-    finally:
-        ended = datetime.now(UTC)
-        record.add(status=status, error=said, ended=ended, duration_s=spent + (ended - now).total_seconds())
+    close("finished", None)
 
 
 def _scene() -> dict[str, Any]:
     """Where and with what the run was made."""
     packages = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
     return {
-        "git": {"commit": _git("rev-parse", "HEAD"), "diff": _git("diff", "HEAD")},
+        "git": {"commit": (_git("rev-parse", "HEAD") or "").strip() or None, "diff": _diff()},
         "python": platform.python_version(),
         "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
         "hardware": {"machine": platform.machine(), "system": platform.platform(), "cpus": os.cpu_count()},
     }
 
 
-def _git(*words: str) -> str | None:
+def _diff() -> str | None:
+    """Of tracked files and of new ones, as `git apply` takes it; through a copy of the index, which stays as it is."""
+    index = _git("rev-parse", "--git-path", "index")
+    if index is None:
+        return None
+    with TemporaryDirectory() as place:
+        copy = Path(place) / "index"
+        if (ROOT / index.strip()).is_file():
+            shutil.copy(ROOT / index.strip(), copy)
+        _git("add", "--all", "--intent-to-add", index=copy)
+        return _git("diff", "HEAD", index=copy)
+
+
+def _git(*words: str, index: Path | None = None) -> str | None:
     """What git says of this project, or None where there is no git or no commit."""
+    environment = {**os.environ, "GIT_INDEX_FILE": str(index)} if index else None
     try:
-        done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True, env=environment)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return done.stdout

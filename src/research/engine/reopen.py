@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from research.engine.errors import UserError
@@ -29,7 +30,13 @@ def expand(overrides: list[str]) -> list[str]:
     pointers = [key for key in POINTERS if given.get(key, "null") != "null"]
     if not pointers:
         return overrides
-    folder = Path(str(OverridesParser.create().parse_override(f"{pointers[0]}={given[pointers[0]]}").value()))
+    if not given[pointers[0]]:
+        raise UserError(f"{pointers[0]}= needs the folder of a run, {pointers[0]}=logs/... say.")
+    try:
+        folder = Path(str(OverridesParser.create().parse_override(f"{pointers[0]}={given[pointers[0]]}").value()))
+    except HydraException as error:
+        name = given[pointers[0]]
+        raise UserError(f"{pointers[0]}={name} needs quotes: '{pointers[0]}=\"{name}\"'.") from error
     keys = {_key(word) for word in overrides}
     kept = [word for word in record_of(folder)["overrides"] if _key(word) not in keys]
     return [*kept, *overrides, f"hydra.run.dir='{folder.resolve()}'"]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,15 @@ def report(cfg: DictConfig, folder: Path, parts: Parts, metrics: dict[str, float
 def table(metrics: dict[str, float]) -> None:
     """Metrics by name, one column a split; on the screen and in the log."""
     splits = dict.fromkeys(name.split("/")[0] for name in metrics)
-    grid = Table("", *splits, box=SIMPLE_HEAD)
-    for name in dict.fromkeys(name.split("/")[1] for name in metrics):
-        grid.add_row(name, *(f"{metrics[f'{split}/{name}']:.4f}" for split in splits))
+    names = dict.fromkeys(name.split("/")[1] for name in metrics)
+    show(("", *splits), ((name, *(f"{metrics[f'{split}/{name}']:.4f}" for split in splits)) for name in names))
+
+
+def show(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """A table, on the screen and in the log."""
+    grid = Table(*columns, box=SIMPLE_HEAD)
+    for row in rows:
+        grid.add_row(*row)
     console = Console(width=80, file=StringIO())
     console.print(grid)
     log.info("%s", console.file.getvalue().rstrip())  # pyright: ignore[reportAttributeAccessIssue]
@@ -48,7 +55,7 @@ def table(metrics: dict[str, float]) -> None:
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:
     choices = HydraConfig.get().runtime.choices
-    found = {group: str(choices.get(group)) for group in GROUPS}
+    found: dict[str, Any] = {group: str(choices.get(group)) for group in GROUPS}
     for group in SETTINGS:
         for key, value in cfg[group].items():
             if not str(key).startswith("_") and isinstance(value, bool | int | float | str):

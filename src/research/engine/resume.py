@@ -58,5 +58,5 @@ class Resumed(Callback):
                 continue
             if name == "lr":  # a schedule may have moved it: keep its shape
                 group.update({rate: group[rate] * after / before for rate in RATES if rate in group})
-            elif not (name == "weight_decay" and group.get("name") == "kept"):
+            elif not (name == "weight_decay" and str(group.get("name")).endswith("kept")):
                 group[name] = after

@@ -73,8 +73,10 @@ def onecycle(
     final_div_factor: PositiveFloat,
 ) -> Schedule:
     """Up to the optimizer's rate and down again, momentum the other way round (Smith and Topin, 2018)."""
+    moving = any(group.get("momentum") or "betas" in group for group in optimizer.param_groups)
     scheduler = OneCycleLR(
         optimizer,
+        cycle_momentum=moving,  # where there is none, it would bring one
         max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=getattr(horizon, interval) + 1,
         pct_start=pct_start,

@@ -9,6 +9,7 @@ import builtins
 import importlib
 import importlib.util
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -52,15 +53,27 @@ def _read(found: Definition) -> Signature | None:
     """Reads a function, a class with `__init__`, or the first base that has one."""
     if isinstance(found.node, ast.FunctionDef):
         return _arguments(found.node, found.module, skip=0)
-    for item in found.node.body:
-        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            return _arguments(item, found.module, skip=1)
-    for base in found.node.bases[:1]:
+    own = next((n for n in found.node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if own is None:
+        return _parent(found)
+    given = _arguments(own, found.module, skip=1)
+    if given.open and found.module.startswith("research."):  # our own classes pass `**settings` on to their base
+        parent = _parent(found)
+        return Signature(parent.types | given.types, parent.open) if parent else given
+    return given
+
+
+def _parent(found: Definition) -> Signature | None:
+    assert isinstance(found.node, ast.ClassDef)
+    for base in found.node.bases:
         try:
             parent = _in_module(found.module, ast.unparse(base).split("[")[0])
         except LookupError:
             return None
-        return _read(parent) if parent else None
+        if parent is None:
+            return None
+        if inherited := _read(parent):
+            return inherited
     return None
 
 
@@ -79,9 +92,9 @@ class _Names(dict[str, Any]):
 def _evaluate(annotation: ast.expr | None, names: "_Names") -> Any:
     if annotation is None:
         return Any
-    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        annotation = ast.parse(annotation.value, mode="eval").body
     try:
+        if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+            annotation = ast.parse(annotation.value, mode="eval").body
         return eval(compile(ast.Expression(annotation), "<annotation>", "eval"), {"__builtins__": {}}, names)
     except Exception:  # an annotation we cannot read is one we do not check
         return Any
@@ -93,6 +106,8 @@ def _namespace(module: str) -> _Names:
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module in CHEAP:
             source = importlib.import_module(node.module)
             names |= {a.asname or a.name: getattr(source, a.name, Any) for a in node.names}
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):  # an alias of a type, perhaps
+            names[node.targets[0].id] = _evaluate(node.value, names)
     return names
 
 
@@ -118,10 +133,10 @@ def _in_module(module: str, name: str, seen: frozenset[str] = frozenset()) -> De
         raise LookupError(name)
     star: list[str] = []
     opaque = False
-    for node in ast.walk(_tree(module)):
+    for node in _statements(_tree(module)):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return Definition(node, module)
-        if isinstance(node, ast.Name) and node.id == name:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
             opaque = True
         if isinstance(node, ast.ImportFrom):
             source = _absolute(module, node)
@@ -138,6 +153,17 @@ def _in_module(module: str, name: str, seen: frozenset[str] = frozenset()) -> De
     if opaque or "." in name:
         return None
     raise LookupError(name)
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Those that run when the module is imported: at the top, and in the branches of `if`, `try` and `with` there."""
+    waiting: list[ast.stmt] = list(tree.body)
+    while waiting:
+        node = waiting.pop(0)
+        yield node
+        if isinstance(node, ast.If | ast.Try | ast.With):
+            inner = [*node.body, *getattr(node, "orelse", []), *getattr(node, "finalbody", [])]
+            waiting = inner + [s for handler in getattr(node, "handlers", []) for s in handler.body] + waiting
 
 
 def _absolute(module: str, node: ast.ImportFrom) -> str:

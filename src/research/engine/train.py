@@ -21,23 +21,26 @@ def train(cfg: DictConfig, folder: Path) -> None:
         UserError: parts that cannot work, or a run that cannot go on as asked.
     """
     if WORKER in os.environ:
-        _run(cfg, folder, None, record_of(folder)["changes"])
+        joined = record_of(folder)
+        _run(cfg, folder, None, bool(joined["resumed"]), joined["changes"])
         return
     earlier, changes = None, {}
     if cfg.resume:
         earlier = record_of(folder)
         cfg, changes = reopened(cfg, folder, "train")
         _refuse(changes)
+    elif (folder / "run.json").exists():
+        raise UserError(f"'{folder}' is a run already; go on with it, resume={folder}, or take another folder.")
     with recorded(folder, cfg, earlier, changes) as record:
-        _run(cfg, folder, record, changes)
+        _run(cfg, folder, record, earlier is not None, changes)
 
 
-def _run(cfg: DictConfig, folder: Path, record: Record | None, changes: Changes) -> None:
+def _run(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, changes: Changes) -> None:
     from research.engine.fit import fit  # imported once the run is on record: these take seconds
     from research.engine.report import report
     from research.engine.score import score
 
-    parts = fit(cfg, folder, record, changes)
+    parts = fit(cfg, folder, record, resumed, changes)
     metrics = score(parts, folder, "best")
     if record:
         report(cfg, folder, parts, metrics)

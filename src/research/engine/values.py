@@ -6,9 +6,11 @@ is told within a second. Use them, or any pydantic type, in the `__init__` of yo
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-
-__all__ = ["Fraction", "Fractions", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Probability"]
+from pydantic import AfterValidator, Field
+from pydantic import NonNegativeFloat as NonNegativeFloat
+from pydantic import NonNegativeInt as NonNegativeInt
+from pydantic import PositiveFloat as PositiveFloat
+from pydantic import PositiveInt as PositiveInt
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]

@@ -14,7 +14,6 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from research.data.spec import Spec
 from research.engine.errors import UserError
-from research.engine.parameters import groups
 from research.engine.schedules import Horizon, Schedule
 from research.tasks.scaling import Standardize
 
@@ -32,6 +31,7 @@ class Supervised(LightningModule):
         metrics: by name; each makes a metric of (B, C) probabilities and (B,) classes, or of (B, K) values both.
         optimizer: makes one from parameter groups and `lr`.
         lr: the learning rate; an attribute, so that a finder may set it.
+        groups: the network's parameters as the optimizer shall have them, each with its `share` of the rate.
         scheduler: makes a schedule from an optimizer and the length of the run.
 
     Raises:
@@ -46,11 +46,12 @@ class Supervised(LightningModule):
         metrics: dict[str, Callable[..., Any]],
         optimizer: Callable[..., Optimizer],
         lr: float,
+        groups: Callable[[nn.Module], list[dict[str, Any]]],
         scheduler: Callable[..., Schedule],
     ) -> None:
         super().__init__()
         self.net, self.spec, self.loss, self.lr = net, spec, loss, lr
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.make_optimizer, self.make_scheduler, self.groups = optimizer, scheduler, groups
         self.scale_x = Standardize(spec.x_mean, spec.x_std)
         self.scale_y = Standardize(spec.y_mean, spec.y_std)
         made = MetricCollection({name: _metric(name, metric, spec) for name, metric in metrics.items()})
@@ -67,7 +68,7 @@ class Supervised(LightningModule):
         loss = self.loss(self.net(self.scale_x(x)), self.scale_y(y))
         trainer: Any = self.trainer
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # `log` in every step costs 5 % of it
-            self.log("train/loss_step", loss, prog_bar=True)
+            self.log("train/loss_step", loss, prog_bar=True, logger=bool(trainer.loggers))
         self._train_loss.add_(loss.detach(), alpha=len(y))
         self._train_rows += len(y)
         if trainer.world_size > 1:
@@ -78,7 +79,9 @@ class Supervised(LightningModule):
         self._train_loss, self._train_rows = torch.zeros((), device=self.device), 0
 
     def on_train_epoch_end(self) -> None:
-        self.log("train/loss", self._train_loss / max(1, self._train_rows), sync_dist=True)
+        self.log(
+            "train/loss", self._train_loss / max(1, self._train_rows), sync_dist=True, logger=bool(self.trainer.loggers)
+        )
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._score("val", batch)
@@ -109,15 +112,22 @@ class Supervised(LightningModule):
         values = {f"{split}/loss": losses.compute(), **metrics.compute()}
         losses.reset()
         metrics.reset()
-        fitting = self.trainer.state.fn == TrainerFn.FITTING  # a later scoring must not add a point to the curves
+        fitting = (
+            bool(self.trainer.loggers) and self.trainer.state.fn == TrainerFn.FITTING
+        )  # a later scoring must not add a point to the curves
         self.log_dict(values, logger=fitting, sync_dist=True)  # the same on every process already; this says so
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(groups(self.net), lr=self.lr)
+        groups = [{"lr": self.lr * group.pop("share"), **group} for group in self.groups(self.net)]
+        optimizer = self.make_optimizer(groups, lr=self.lr)
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise UserError("the run has no end: set trainer.max_epochs or trainer.max_steps.")
-        a_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        loader: Any = (
+            self.trainer.train_dataloader or self.trainer.fit_loop.setup_data() or self.trainer.train_dataloader
+        )
+        batches = min(len(loader), self.trainer.num_training_batches)
+        a_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         horizon = Horizon(step=int(steps), epoch=math.ceil(steps / a_epoch))
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, horizon)}
 

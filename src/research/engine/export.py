@@ -1,0 +1,166 @@
+"""The job behind `python src/export.py`: the best network of a run for others, checked on the spot."""
+
+import copy
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from research.engine.errors import UserError, unknown
+from research.engine.reopen import reopened
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-3  # of the largest difference between outputs: other runtimes add in another order
+Reader = Callable[[Any], Any]  # x -> predictions, by the exported file
+
+OPEN_BASE = """\
+from pathlib import Path
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+folder = Path("{folder}")
+base, head = AutoModel.from_pretrained(folder).eval(), load_file(folder / "head.safetensors")
+x = AutoTokenizer.from_pretrained(folder)(["a text"], return_tensors="pt")
+h = base(input_ids=x["input_ids"], attention_mask=x["attention_mask"]).last_hidden_state
+h = {pooled}
+logits = h @ head["1.weight"].T + head["1.bias"]
+"""
+POOLED = {
+    "mean": '(h * x["attention_mask"][..., None]).sum(1) / x["attention_mask"].sum(1, keepdim=True)',
+    "cls": "h[:, 0]",
+}
+
+
+def export(cfg: DictConfig, folder: Path) -> None:
+    """Writes `export/<format>` in the run folder and holds its outputs against the network's own.
+
+    Raises:
+        UserError: an unknown format, one the network does not have, or outputs that differ.
+    """
+    formats: dict[str, Callable[..., Any]] = {"state_dict": _state_dict, "onnx": _onnx, "hf": _hf}
+    if cfg.format not in formats:
+        raise UserError(unknown("format", str(cfg.format), formats))
+    if cfg.checkpoint not in ("best", "last"):
+        raise UserError(f"checkpoint={cfg.checkpoint}: a run has the checkpoints best and last.")
+
+    import torch
+
+    from research.engine.build import build
+    from research.engine.checkpoint import FOLDER, load
+
+    saved, _ = reopened(cfg, folder, "export")
+    saved.callbacks, saved.logger, saved.cache = {}, None, None
+    saved.trainer.devices, saved.trainer.num_nodes, saved.trainer.strategy = 1, 1, "auto"
+    parts = build(saved, folder)
+    parts.task.load_state_dict(load(folder / FOLDER / f"{cfg.checkpoint}.ckpt")["state_dict"])
+    task = parts.task.cpu().eval()
+    loader = parts.data.val_dataloader()
+    batches = [x for x, _ in list(loader)[:3]]
+    into = folder / "export" / cfg.format
+    into.mkdir(parents=True, exist_ok=True)
+    theirs = formats[cfg.format](parts, batches[0], into)
+    with torch.inference_mode():
+        worst = max(float((task(x) - theirs(x)).abs().max()) for x in batches)
+    if not worst <= TOLERANCE:
+        raise UserError(f"the {cfg.format} export gives other outputs than the network, by up to {worst:.2g}.")
+    log.info("export       %s", into)
+    log.info("checked      on %d batches: outputs differ by at most %.1g", len(batches), worst)
+
+
+def _state_dict(parts: Any, example: Any, into: Path) -> Reader:
+    """`model.safetensors`: the weights and scaling of the task, under their own names."""
+    from safetensors.torch import load_model, save_model
+
+    task = parts.task
+    save_model(task, str(into / "model.safetensors"))
+    again = copy.deepcopy(task)
+    for value in again.state_dict().values():
+        value.zero_()
+    load_model(again, into / "model.safetensors")
+    return again.eval()
+
+
+def _onnx(parts: Any, example: Any, into: Path) -> Reader:
+    """`model.onnx`, with a free batch size and, for texts, a free length."""
+    import onnxruntime
+    import torch
+    from torch import nn
+    from torch.export import Dim
+
+    names = list(example) if isinstance(example, dict) else ["x"]
+
+    class Positional(nn.Module):
+        """A dictionary of inputs as arguments, which is what ONNX has."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.task = parts.task
+
+        def forward(self, *values: torch.Tensor) -> torch.Tensor:
+            return self.task(dict(zip(names, values, strict=True)) if isinstance(example, dict) else values[0])
+
+    given = tuple(example.values()) if isinstance(example, dict) else (example,)
+    free = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} if isinstance(example, dict) else {0: Dim.DYNAMIC}
+    path = into / "model.onnx"
+    torch.onnx.export(
+        Positional().eval(),
+        given,
+        str(path),
+        input_names=names,
+        output_names=["prediction"],
+        dynamic_shapes=((free,) * len(given),),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def read(x: Any) -> Any:
+        values = x if isinstance(x, dict) else {"x": x}
+        return torch.from_numpy(session.run(None, {name: value.numpy() for name, value in values.items()})[0])
+
+    return read
+
+
+def _hf(parts: Any, example: Any, into: Path) -> Reader:
+    """A folder of transformers: whole for pooling=native, else the encoder with the head beside it."""
+    from safetensors.torch import save_file
+    from transformers import AutoModel, AutoModelForSequenceClassification
+
+    from research.engine.pretrained import PACKAGED, tokenizer
+
+    net = parts.task.net
+    if not hasattr(net, "pooling"):
+        raise UserError(f"format=hf is for model=bert; this run has a {type(net).__name__}. Take onnx or state_dict.")
+    net = _merged(net)
+    tokenizer(parts.data.tokenizer or PACKAGED).save_pretrained(into)
+    classes = parts.data.spec.classes
+    if net.pooling == "native":
+        whole = net.__dict__["whole"]
+        whole.config.id2label = dict(enumerate(classes))
+        whole.config.label2id = {name: index for index, name in enumerate(classes)}
+        whole.save_pretrained(into)
+        opened = AutoModelForSequenceClassification.from_pretrained(into, local_files_only=True).eval()
+        log.info("open it with AutoModelForSequenceClassification.from_pretrained")
+        return lambda x: opened(**x).logits
+    net.base.save_pretrained(into)
+    save_file({name: value.contiguous() for name, value in net.head.state_dict().items()}, into / "head.safetensors")
+    (into / "open.py").write_text(OPEN_BASE.format(folder=into.resolve(), pooled=POOLED[net.pooling]))
+    log.info("its pooling is %s, not the library's own; open.py beside it has the lines that open it", net.pooling)
+    again = copy.deepcopy(net)
+    again.base = AutoModel.from_pretrained(into, local_files_only=True).eval()
+    return again.eval()
+
+
+def _merged(net: Any) -> Any:
+    """The network with its adapters, if any, added into the weights they stand beside."""
+    net = copy.deepcopy(net).eval()
+    for name, module in list(net.named_modules()):
+        if hasattr(module, "base_layer") and hasattr(module, "merge"):
+            module.merge()
+            parent, _, leaf = name.rpartition(".")
+            setattr(net.get_submodule(parent), leaf, module.base_layer)
+    return net

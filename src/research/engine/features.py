@@ -1,0 +1,107 @@
+"""What a frozen base outputs, computed once and kept on disk: for every epoch, every run of a sweep, every later run.
+
+The key is the content: weights and configuration of the base, token ids, pooling, library versions. The files hold
+tensors only (safetensors).
+"""
+
+import hashlib
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from research.data.base import Data
+from research.data.batches import Tokens
+from research.engine.finetune import Finetune
+
+log = logging.getLogger(__name__)
+
+
+def usable(network: Any, data: Data, plan: Finetune) -> bool:
+    """Whether the base of a network is wholly frozen in every epoch and sees each text always the same."""
+    base = getattr(network, "base", None)
+    if not isinstance(base, nn.Module) or not getattr(network, "has_features", False):
+        return False
+    frozen = all(f"base.{name}" in plan.never for name, _ in base.named_parameters())
+    return frozen and all(isinstance(rows, Tokens) for rows in data.rows.values())
+
+
+def fill(network: Any, data: Data, folder: Path, max_bytes: int, device: torch.device) -> None:
+    """Puts the features of every row into `data.features`, from the disk or computed now.
+
+    Two runs that want the same features at once wait for one another, and the second reads what the first wrote.
+    """
+    start = time.perf_counter()
+    key = _key(network, data)
+    path = folder / f"{key}.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{key}.lock"):
+        found = _read(path)
+        if found is None:
+            found = {name: _features(network, rows, device) for name, rows in data.rows.items()}
+            part = path.with_suffix(f".{os.getpid()}.part")
+            save_file(found, part)
+            part.replace(path)
+            how = "computed"
+        else:
+            how = "read"
+            os.utime(path)  # the least recently used file goes first
+    _shrink(folder, max_bytes, keep=path)
+    data.features = found
+    seconds = time.perf_counter() - start
+    log.info("features   of the frozen base %s in %.1f s; each epoch now trains the head alone", how, seconds)
+
+
+def _key(network: Any, data: Data) -> str:
+    content = hashlib.sha256()
+    versions = (torch.__version__, transformers.__version__, network.pooling, network.base.config.to_json_string())
+    content.update(repr(versions).encode())
+    for name, tensor in sorted(network.base.state_dict().items()):
+        content.update(name.encode())
+        content.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    for name, rows in data.rows.items():
+        assert isinstance(rows, Tokens)
+        content.update(name.encode())
+        content.update(rows.lengths.numpy().data)
+        content.update(torch.cat(rows.ids).numpy().data)
+    return content.hexdigest()[:32]
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        return None
+    except Exception:  # whatever is wrong with it, it can be computed anew
+        log.warning("features   '%s' cannot be read and is computed anew", path)
+        return None
+
+
+@torch.inference_mode()
+def _features(network: Any, rows: Any, device: torch.device, batch_size: int = 32) -> Tensor:
+    """(N, H), computed in batches of texts of like length."""
+    network.eval().to(device)
+    order = rows.lengths.argsort(stable=True)
+    made = []
+    for index in order.split(batch_size):
+        x, _ = rows[index]
+        made.append(network.features({name: value.to(device) for name, value in x.items()}).float().cpu())
+    found = torch.empty(len(rows), made[0].shape[1])
+    found[order] = torch.cat(made)
+    return found
+
+
+def _shrink(folder: Path, max_bytes: int, keep: Path) -> None:
+    files = sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True)
+    total = 0
+    for file in files:
+        total += file.stat().st_size
+        if total > max_bytes and file != keep:
+            file.unlink(missing_ok=True)

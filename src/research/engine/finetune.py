@@ -1,0 +1,178 @@
+"""Which parts of a network learn, from when on, and at which rate.
+
+Freezing is data: name patterns. What is frozen has no gradient, no optimizer state, and is in eval mode.
+"""
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any, TypedDict
+
+from lightning import Callback, LightningModule, Trainer
+from torch import nn
+
+from research.engine.values import Fraction, NonNegativeInt, PositiveInt, Probability
+
+
+class Lora(TypedDict):
+    """Low-rank adapters (Hu et al., 2022): rank, scale, dropout, and the names of the layers that get one."""
+
+    r: PositiveInt
+    alpha: PositiveInt
+    dropout: Probability
+    targets: list[str]
+
+
+class Finetune(Callback):
+    """A plan for the parameters of a network.
+
+    Depth counts the layers of the network's longest stack: 0 is before the stack, 1 its first layer, and so on; what
+    comes after the stack in the base has the depth of its last layer, and the head one more.
+
+    Args:
+        freeze: patterns of parameter names (`*` matches anything) that never learn.
+        unfreeze: from which epoch on how many layers from the top learn, and the head always; None for all, always.
+        layer_decay: the rate of a layer, as a share of that of the layer above it (Howard and Ruder, 2018).
+        lora: adapters to put into the base, whose own weights are then frozen.
+    """
+
+    def __init__(
+        self,
+        freeze: list[str],
+        unfreeze: dict[NonNegativeInt, NonNegativeInt] | None,
+        layer_decay: Fraction,
+        lora: Lora | None,
+    ) -> None:
+        self.freeze, self.unfreeze, self.layer_decay, self.lora = freeze, unfreeze, layer_decay, lora
+
+    def prepare(self, network: nn.Module) -> None:
+        """Puts adapters in and freezes; once, before the optimizer is made.
+
+        Raises:
+            ValueError: a pattern or a target that matches nothing, or a stage past the last layer.
+        """
+        if self.lora:
+            _adapt(network, self.lora)
+        names = [name for name, _ in network.named_parameters()]
+        for pattern in self.freeze:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(f"freeze: '{pattern}' matches no parameter; near: {', '.join(_near(pattern, names))}")
+        for name, parameter in network.named_parameters():
+            if any(fnmatchcase(name, pattern) for pattern in self.freeze):
+                parameter.requires_grad = False
+        self.never = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+        self.depths = depths(network)
+        top = max(self.depths.values())
+        for epoch, layers in (self.unfreeze or {}).items():
+            if layers > top - 1:
+                raise ValueError(f"unfreeze: epoch {epoch} asks for {layers} layers; this network has {top - 1}")
+        self._set(network, 0)
+
+    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """Parameter groups with their share of the rate, for what learns at any time of the run."""
+        top = max(self.depths.values())
+        made: dict[str, dict[str, Any]] = {}
+        for name, parameter in network.named_parameters():
+            if name in self.never:
+                continue
+            share = self.layer_decay ** (top - self.depths[name])
+            kind = "decayed" if parameter.dim() > 1 else "kept"  # biases and norms never decay
+            key = kind if self.layer_decay == 1 else f"depth_{self.depths[name]}/{kind}"
+            group = made.setdefault(key, {"name": key, "params": [], "share": share})
+            group["params"].append(parameter)
+            if kind == "kept":
+                group["weight_decay"] = 0.0
+        return list(made.values())
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        network: Any = pl_module.net
+        self._set(network, trainer.current_epoch)
+
+    def _set(self, network: nn.Module, epoch: int) -> None:
+        """A function of the epoch alone, so that a resumed run has the same parts frozen."""
+        top = max(self.depths.values())
+        for name, parameter in network.named_parameters():
+            learns = name not in self.never and self.depths[name] > top - 1 - self._layers(epoch, top)
+            parameter.requires_grad = learns
+            if not learns:
+                parameter.grad = None
+        _set_modes(network)
+
+    def _layers(self, epoch: int, top: int) -> int:
+        if self.unfreeze is None:
+            return top
+        return max((layers for start, layers in self.unfreeze.items() if start <= epoch), default=0)
+
+    @property
+    def differs(self) -> bool:
+        """Whether parts differ in when or how fast they learn, so that a table is worth reading."""
+        return bool(self.never) or self.unfreeze is not None or self.layer_decay != 1
+
+    def table(self, network: nn.Module, lr: float) -> Iterator[tuple[str, str, str, str]]:
+        """Rows of part, number of parameters, when it learns, rate."""
+        top = max(self.depths.values())
+        for depth in range(top + 1):
+            parts = [(n, p) for n, p in network.named_parameters() if self.depths[n] == depth]
+            for label, chosen in (
+                ("frozen", [p for n, p in parts if n in self.never]),
+                (self._when(depth, top), [p for n, p in parts if n not in self.never]),
+            ):
+                if chosen:
+                    name = "head" if depth == top else f"layer {depth}" if depth else "before the layers"
+                    rate = "" if label == "frozen" else f"{lr * self.layer_decay ** (top - depth):.2g}"
+                    yield name, f"{sum(p.numel() for p in chosen):,}", label, rate
+
+    def _when(self, depth: int, top: int) -> str:
+        if self.unfreeze is None or depth == top:
+            return "learns"
+        epochs = [epoch for epoch, layers in self.unfreeze.items() if depth > top - 1 - layers]
+        return f"learns from epoch {min(epochs)}" if epochs else "frozen"
+
+
+def depths(network: nn.Module) -> dict[str, int]:
+    """The depth of each parameter, by name."""
+    stacks = {n: len(m) for n, m in network.named_modules() if isinstance(m, nn.ModuleList | nn.Sequential) and n}
+    stack = max(stacks, key=lambda name: stacks[name], default="")
+    size = stacks.get(stack, 0)
+    found, passed = {}, False
+    for name, _ in network.named_parameters():
+        inside = re.match(rf"{re.escape(stack)}\.(\d+)\.", name) if stack else None
+        passed = passed or inside is not None
+        if name.split(".")[0] == "head":
+            found[name] = size + 1
+        elif inside:
+            found[name] = int(inside[1]) + 1
+        else:
+            found[name] = size if passed else 0
+    return found
+
+
+def _set_modes(module: nn.Module) -> None:
+    """Eval mode for the largest modules that are wholly frozen, train mode for the rest."""
+    parameters = list(module.parameters())
+    if parameters and not any(p.requires_grad for p in parameters):
+        module.eval()
+        return
+    module.training = True
+    for child in module.children():
+        _set_modes(child)
+
+
+def _adapt(network: nn.Module, lora: Lora) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    base: Any = getattr(network, "base", network)
+    linear = sorted({name.split(".")[-1] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
+    for target in lora["targets"]:
+        if target not in linear:
+            raise ValueError(f"lora.targets: no linear layer is called '{target}'; there are {', '.join(linear)}")
+    config = LoraConfig(
+        r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules=lora["targets"]
+    )
+    inject_adapter_in_model(config, base)
+
+
+def _near(pattern: str, names: list[str]) -> list[str]:
+    parts = {".".join(name.split(".")[:end]) + ".*" for name in names for end in range(1, name.count(".") + 1)}
+    return get_close_matches(pattern, [*names, *parts], n=3, cutoff=0.0)
