@@ -15,7 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig
 
 from research.data.base import Data
@@ -73,8 +73,10 @@ def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = ()) -> Parts
     with _blame(problems, "trainer"):
         callbacks = [*make(cfg.get("callbacks") or {}).values(), plan, SeedEachBatch(cfg.seed), Pictures(), *more]
         logger = make(cfg.logger)(save_dir=folder) if cfg.logger else False
-        if not logger:  # which Lightning's monitor of rates insists on
-            callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
+        # what Lightning refuses to be given where it is of no use
+        useless = [] if logger else [LearningRateMonitor]
+        useless += [] if cfg.trainer.get("enable_progress_bar", True) else [ProgressBar]
+        callbacks = [callback for callback in callbacks if not isinstance(callback, tuple(useless))]
         trainer = make(cfg.trainer)(
             callbacks=callbacks,
             logger=logger,
