@@ -167,7 +167,7 @@ def _types(node: Any) -> dict[str, Any]:
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    names = map(str, node) if isinstance(node, DictConfig) else range(len(node)) if OmegaConf.is_list(node) else []
+    names: Any = list(node) if isinstance(node, DictConfig) else range(len(node)) if OmegaConf.is_list(node) else []
     for key in names:
         yield f"{prefix}{key}"
         if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
@@ -199,7 +199,7 @@ def _wrong_value(base: DictConfig, override: Override) -> str:
         misfit = _misfit(given, declared)
         if not misfit and ("Any" not in str(declared) or (isinstance(default, bool) and declared is not Any)):
             continue
-        if given is None and default is not None and not parent:
+        if given is None and default is not None and not parent and not OmegaConf.is_config(default):
             return f"{key}=null: a value is needed; the default is {_plain(default)}."
         if given is not None and default is not None and not _alike(given, default):
             return f"{key}={given} is not {_kind(default)}; the default is {_plain(default)}."
@@ -238,7 +238,8 @@ def _nodes(node: Any, path: str) -> Iterator[str]:
         return
     if "_target_" in node:
         yield from _target(node, path)
-    for key in map(str, node):
+    keys: Any = list(node)  # a key may be a number
+    for key in keys:
         place = f"{path}.{key}" if path else str(key)
         if OmegaConf.is_interpolation(node, key):
             continue
