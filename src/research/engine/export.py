@@ -9,7 +9,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from research.engine.errors import UserError, unknown
-from research.engine.reopen import reopened
 
 log = logging.getLogger(__name__)
 
@@ -43,19 +42,14 @@ def export(cfg: DictConfig, folder: Path) -> None:
     formats: dict[str, Callable[..., Any]] = {"state_dict": _state_dict, "onnx": _onnx, "hf": _hf}
     if cfg.format not in formats:
         raise UserError(unknown("format", str(cfg.format), formats))
-    if cfg.checkpoint not in ("best", "last"):
-        raise UserError(f"checkpoint={cfg.checkpoint}: a run has the checkpoints best and last.")
 
     import torch
 
-    from research.engine.build import build
-    from research.engine.checkpoint import FOLDER, load
+    from research.engine.opened import opened
+    from research.engine.score import load_weights
 
-    saved, _ = reopened(cfg, folder, "export")
-    saved.callbacks, saved.logger, saved.cache = {}, None, None
-    saved.trainer.devices, saved.trainer.num_nodes, saved.trainer.strategy = 1, 1, "auto"
-    parts = build(saved, folder)
-    parts.task.load_state_dict(load(folder / FOLDER / f"{cfg.checkpoint}.ckpt")["state_dict"])
+    parts = opened(cfg, folder, "export", cached=False)
+    load_weights(parts, folder, cfg.checkpoint)
     task = parts.task.cpu().eval()
     loader = parts.data.val_dataloader()
     batches = [x for x, _ in list(loader)[:3]]
