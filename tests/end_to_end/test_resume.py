@@ -94,6 +94,36 @@ def test_resumed_equals_uninterrupted(command: Command, tmp_path: Path, words: t
     assert len(record["resumed"]) == 1
 
 
+def test_a_table_of_curves_goes_on_without_overlap(command: Command, tmp_path: Path) -> None:
+    words = ("logger=csv", "trainer.max_epochs=5")
+    whole = command("train", *words, folder=tmp_path / "whole")
+    assert "metrics.csv" in whole.out
+    broken = tmp_path / "broken"
+    killed_after_epoch(broken, 2, *words)
+    command("train", f"resume={broken}")
+    assert (broken / "metrics.csv").read_text() == (whole.folder / "metrics.csv").read_text()
+
+
+def test_a_second_process_cannot_train_into_the_folder(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = [sys.executable, "src/train.py", "trainer.max_epochs=500", f"hydra.run.dir={folder}"]
+    words.append("callbacks.early_stopping.patience=500")
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (folder / "checkpoints/last.ckpt").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        second = command("train", f"resume={folder}", ok=False)
+        assert second.code == 1
+        assert f"process {process.pid} is training into" in second.out
+        assert json.loads((folder / "run.json").read_text())["status"] == "running"
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    command("train", f"resume={folder}", f"trainer.max_epochs={last(folder)['epoch'] + 2}")  # held no longer
+
+
 def test_changed_settings_are_honoured_and_listed(command: Command) -> None:
     run = command("train", "trainer.max_epochs=2", "optimizer.weight_decay=0.1")
     again = command("train", f"resume={run.folder}", "trainer.max_epochs=4", "optimizer.lr=1e-4", "data.batch_size=32")
@@ -136,7 +166,7 @@ def test_the_last_epoch_is_saved_whether_or_not_it_is_the_best(command: Command,
 def test_a_refused_resume_leaves_the_run_as_it_was(command: Command) -> None:
     run = command("train", "trainer=debug")
     before = {name: (run.folder / name).read_bytes() for name in ("run.json", "config.yaml", "metrics.json")}
-    for word in ("loss=mse", "monitor=val/nothing", "trainer.max_epochs=1"):
+    for word in ("loss=mse", "callbacks.best.monitor=val/nothing", "monitor=val/acc", "trainer.max_epochs=1"):
         assert command("train", f"resume={run.folder}", "trainer.max_epochs=3", word, ok=False).code == 1
         assert {name: (run.folder / name).read_bytes() for name in before} == before
 

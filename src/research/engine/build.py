@@ -25,6 +25,8 @@ from research.engine.finetune import Finetune
 from research.engine.pictures import Pictures
 from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
 
+trace = logging.getLogger("research.traceback")
+
 
 @dataclass
 class Parts:
@@ -98,7 +100,7 @@ def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = ()) -> Parts
             groups=plan.groups,
             scheduler=make(cfg.scheduler),
         )
-        problems += _unlogged(cfg, task.logged)
+        problems += _unwatched(cfg, task.logged)
     _raise(problems)
     if cfg.cache and usable(net, data, plan):
         fill(net, data, Path(cfg.cache.folder), int(cfg.cache.max_bytes), trainer.strategy.root_device)
@@ -133,15 +135,21 @@ def _precision(given: str) -> str:
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def _unlogged(cfg: DictConfig, logged: set[str]) -> Iterator[str]:
-    """Every `monitor` of the callbacks and the scheduler that names a metric nobody logs."""
-    for path, node in [
-        ("scheduler", cfg.scheduler),
-        *((f"callbacks.{k}", v) for k, v in (cfg.get("callbacks") or {}).items()),
-    ]:
+def _unwatched(cfg: DictConfig, logged: set[str]) -> Iterator[str]:
+    """Every `monitor` that names a metric nobody logs, and settings under which nothing is logged or saved."""
+    trainer, callbacks = cfg.trainer, dict(cfg.get("callbacks") or {})
+    validates = trainer.get("limit_val_batches") != 0
+    every, epochs = trainer.get("check_val_every_n_epoch") or 1, trainer.get("max_epochs") or -1
+    if every > epochs > 0:
+        yield f"trainer.check_val_every_n_epoch={every} is more than max_epochs={epochs}: no epoch would be validated."
+    logged = logged if validates else {name for name in logged if not name.startswith("val/")}
+    for path, node in [("scheduler", cfg.scheduler), *((f"callbacks.{key}", node) for key, node in callbacks.items())]:
         name = node.get("monitor")
         if name is not None and name not in logged:
-            yield f"{path}.monitor: {unknown('logged metric', name, logged)}"
+            why = "" if validates else " (trainer.limit_val_batches=0 leaves no val/ metrics)"
+            yield f"{path}.monitor: {unknown('logged metric', name, logged)}{why}"
+    for name in {"best", "last"} - callbacks.keys() if callbacks else ():
+        yield f"callbacks.{name} writes a checkpoint that every run needs; it cannot be left out."
 
 
 @contextmanager
@@ -153,8 +161,10 @@ def _blame(problems: list[str], part: str) -> Iterator[None]:
         cause = error.__cause__
         if not isinstance(cause, ValueError | MisconfigurationException):
             raise
+        trace.debug("%s", part, exc_info=cause)
         problems.append(f"{part}: {_sentence(cause)}")
     except (ValueError, MisconfigurationException) as error:
+        trace.debug("%s", part, exc_info=error)
         problems.append(f"{part}: {_sentence(error)}")
 
 

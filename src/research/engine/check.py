@@ -1,11 +1,12 @@
 """Finds every mistake in a command's names and types, before torch is imported.
 
-Hydra stops at the first mistake; here all are collected. Names come from `conf/`, argument names and types from the
-source of each `_target_` (see `signature.py`), and where that leaves a type open, from the kind of the default.
+Hydra stops at the first mistake; here all are collected. Names come from `conf/`, or from the config of the run that
+the command opens again.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -16,19 +17,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from research.engine.errors import unknown
-from research.engine.signature import Signature, signature
+from research.engine.arguments import HYDRA_KEYS, SUPPLIED, argument_types, misfits, wrong_value
+from research.engine.errors import UserError, unknown
+from research.engine.reopen import reopened
 
 SEVERAL = {"callbacks"}  # groups of which several options may be taken together
-SUPPLIED = {"spec", "seed", "shuffle"}  # arguments that build gives, not the config
 COUNTS = ("trainer.accumulate_grad_batches", "trainer.max_epochs", "trainer.log_every_n_steps")  # never 0
-HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
-def check(conf: str, config_name: str, overrides: list[str], sweep: bool = True) -> list[str]:
+Words = list[str]
+Compose = Callable[[Words, Words], DictConfig]  # from words that choose options and words that set values
+
+
+def check(conf: str, config_name: str, overrides: Words, sweep: bool = True, folder: Path | None = None) -> Words:
     """Returns one sentence for each mistake; an empty list when Hydra will accept the command.
 
     Args:
@@ -36,39 +38,48 @@ def check(conf: str, config_name: str, overrides: list[str], sweep: bool = True)
         config_name: the primary config, `train` say.
         overrides: the command line without its flags.
         sweep: whether a key may have several values.
+        folder: of the run that the command opens again.
     """
     with initialize_config_dir(conf, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        problems: list[str] = []
-        groups: list[list[str]] = []  # for each override of a group, the words for each of its choices
+        make = partial(reopened, config_name, folder) if folder else partial(_fresh, config_name)
+        problems: Words = []
+        groups: list[Words] = []  # for each override of a group, the words for each of its choices
         values: list[Override] = []
         for text in overrides:
             override, problem = _parse(text)
             if override is None:
                 problems.append(problem)
-            elif override.is_sweep_override() and not sweep:
-                problems.append(f"{text} has several values; to run each of them, add -m.")
-            elif _is_group(loader, override.key_or_group):
+            elif override.is_sweep_override() and (folder or not sweep):
+                more = "one run folder is opened at a time" if folder else "to run each of them, add -m"
+                problems.append(f"{text} has several values; {more}.")
+            elif is_group(loader, override.key_or_group):
                 problems += (wrong := _wrong_options(loader, override))
                 groups += [] if wrong or override.value_type == ValueType.GLOB_CHOICE_SWEEP else [_words(override)]
             elif override.key_or_group.startswith("hydra"):
-                problems += _composed(config_name, _words(override)[:1])[1]
+                problems += _composed(partial(_fresh, config_name), [], _words(override)[:1])[1]
             else:
                 values.append(override)
         for words in _variants(groups):
-            base, wrong = _composed(config_name, words)
-            problems += wrong if base is None else _values(loader, config_name, base, words, values)
+            base, wrong = _composed(make, words, [])
+            problems += wrong if base is None else _values(loader, make, base, words, values)
         return list(dict.fromkeys(problems))
 
 
-def _composed(name: str, words: list[str]) -> tuple[DictConfig | None, list[str]]:
+def _fresh(name: str, groups: Words, values: Words) -> DictConfig:
+    return compose(name, groups + values)
+
+
+def _composed(make: Compose, groups: Words, values: Words) -> tuple[DictConfig | None, Words]:
     try:
-        return compose(name, words), []
+        return make(groups, values), []
+    except UserError as error:
+        return None, list(error.problems)
     except Exception as error:  # whatever a yaml file can be wrong in
         return None, [" ".join(str(error).split())]
 
 
-def _variants(groups: list[list[str]]) -> Iterator[list[str]]:
+def _variants(groups: list[Words]) -> Iterator[list[str]]:
     """The first choice of each group together, then each further choice in its place."""
     first = [choices[0] for choices in groups]
     yield first
@@ -77,7 +88,7 @@ def _variants(groups: list[list[str]]) -> Iterator[list[str]]:
             yield [*first[:index], choice, *first[index + 1 :]]
 
 
-def _values(loader: ConfigLoader, name: str, base: DictConfig, words: list[str], values: list[Override]) -> list[str]:
+def _values(loader: ConfigLoader, make: Compose, base: DictConfig, words: Words, values: list[Override]) -> Words:
     """Mistakes in `key=value` overrides, then in the whole config they make together."""
     problems, good = [], []
     for override in values:
@@ -86,11 +97,11 @@ def _values(loader: ConfigLoader, name: str, base: DictConfig, words: list[str],
             problems.append(wrong)
         else:
             good.append(_words(override)[0])
-    cfg, wrong = _composed(name, words + good)
+    cfg, wrong = _composed(make, words, good)
     if cfg is None:
         return problems + wrong
     problems += [f"{key}=0: at least 1 is needed." for key in COUNTS if OmegaConf.select(cfg, key) == 0]
-    return problems + list(_nodes(cfg, ""))
+    return problems + list(misfits(cfg))
 
 
 def _parse(text: str) -> tuple[Override | None, str]:
@@ -103,7 +114,7 @@ def _parse(text: str) -> tuple[Override | None, str]:
     return None, f"'{text}' is not of the form key=value; quote values with special characters: 'key=\"a, b\"'."
 
 
-def _is_group(loader: ConfigLoader, key: str) -> bool:
+def is_group(loader: ConfigLoader, key: str) -> bool:
     return bool(loader.get_group_options(key)) or bool(loader.list_groups(key))
 
 
@@ -111,7 +122,7 @@ def _choices(override: Override) -> list[Any]:
     return list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
 
 
-def _words(override: Override) -> list[str]:
+def _words(override: Override) -> Words:
     """The override itself, or one for each choice of a sweep."""
     assert override.input_line is not None
     if not override.is_sweep_override():
@@ -120,7 +131,7 @@ def _words(override: Override) -> list[str]:
     return [f"{head}={word}" for word in override.sweep_string_iterator()]
 
 
-def _wrong_options(loader: ConfigLoader, override: Override) -> list[str]:
+def _wrong_options(loader: ConfigLoader, override: Override) -> Words:
     group = override.key_or_group
     options = loader.get_group_options(group, ObjectType.CONFIG)
     if override.is_delete():
@@ -150,20 +161,10 @@ def _wrong_key(loader: ConfigLoader, base: DictConfig, override: Override) -> st
     node = OmegaConf.select(base, parent) if parent else base
     if isinstance(node, DictConfig):
         allowed = {str(k) for k in node} - HYDRA_KEYS
-        more = set(_types(node)) - SUPPLIED - allowed
+        more = set(argument_types(node)) - SUPPLIED - allowed
         hint = f" To pass '{leaf}' as well, write +{key}=..." if leaf in more else ""
         return unknown("key", key, {f"{parent}.{k}" if parent else k for k in allowed}) + hint
     return unknown("key", key, {k for k in _keys(base) if "._" not in k})
-
-
-def _types(node: Any) -> dict[str, Any]:
-    """The declared argument types of a node's target, as far as its source tells."""
-    target = node.get("_target_") if isinstance(node, DictConfig) else None
-    try:
-        found = signature(str(target)) if target else None
-    except LookupError:
-        found = None
-    return found.types if found else {}
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
@@ -191,102 +192,10 @@ def _wrong_value(base: DictConfig, override: Override) -> str:
         return f"{override.input_line}: glob chooses among the options of a group; {key} is a setting."
     default = OmegaConf.select(base, key, throw_on_missing=False)
     parent, _, leaf = key.rpartition(".")
-    declared = _types(OmegaConf.select(base, parent)).get(leaf, Any) if parent else Any
+    declared = argument_types(OmegaConf.select(base, parent)).get(leaf, Any) if parent else Any
     for choice in _choices(override):
         given = choice if isinstance(choice, bool | int | float | list | dict | None) else str(choice)
-        if isinstance(given, str) and "${" in given:
-            continue
-        misfit = _misfit(given, declared)
-        if not misfit and ("Any" not in str(declared) or (isinstance(default, bool) and declared is not Any)):
-            continue
-        if given is None and default is not None and not parent and not OmegaConf.is_config(default):
-            return f"{key}=null: a value is needed; the default is {_plain(default)}."
-        if given is not None and default is not None and not _alike(given, default):
-            return f"{key}={given} is not {_kind(default)}; the default is {_plain(default)}."
-        if misfit:
-            return f"{key}={given}: {misfit}."
-    return ""
-
-
-def _alike(given: Any, default: Any) -> bool:
-    if isinstance(default, str):
-        return True
-    if OmegaConf.is_list(default):
-        return isinstance(given, list) and (not len(default) or all(_alike(item, default[0]) for item in given))
-    if OmegaConf.is_dict(default):
-        return isinstance(given, dict)
-    if isinstance(default, bool) or isinstance(given, bool):
-        return type(default) is type(given)
-    return isinstance(given, int) or (isinstance(default, float) and isinstance(given, float))
-
-
-def _kind(default: Any) -> str:
-    names = {bool: "true or false", int: "an integer", float: "a number"}
-    return names.get(type(default), "a list" if OmegaConf.is_list(default) else "a mapping")
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-
-
-def _nodes(node: Any, path: str) -> Iterator[str]:
-    """Holds every node with a `_target_` against the signature of that target."""
-    if OmegaConf.is_list(node):
-        for index in range(len(node)):
-            yield from _nodes(node[index], f"{path}[{index}]")
-    if not isinstance(node, DictConfig):
-        return
-    if "_target_" in node:
-        yield from _target(node, path)
-    keys: Any = list(node)  # a key may be a number
-    for key in keys:
-        place = f"{path}.{key}" if path else str(key)
-        if OmegaConf.is_interpolation(node, key):
-            continue
-        if OmegaConf.is_missing(node, key):
-            yield f"{place} has no value; give it one: {place}=..."
-        else:
-            yield from _nodes(node[key], place)
-
-
-def _target(node: DictConfig, path: str) -> Iterator[str]:
-    target = str(node["_target_"])
-    try:
-        found = signature(target)
-    except LookupError:
-        yield f"{path}._target_: nothing is called '{target}'; is the package installed and the name right?"
-        return
-    if found is None:
-        return
-    if target.startswith("research."):
-        found = Signature({k: v for k, v in found.types.items() if k not in SUPPLIED}, found.open)
-    for key in [str(k) for k in node if k not in HYDRA_KEYS]:
-        yield from _argument(node, f"{path}.{key}", key, target, found)
-
-
-def _argument(node: DictConfig, path: str, key: str, target: str, found: Signature) -> Iterator[str]:
-    if key not in found.types:
-        if not found.open:
-            yield f"{path}: {unknown(f'argument of {target}', key, found.types)}"
-        return
-    try:
-        value = None if OmegaConf.is_missing(node, key) else _plain(node[key])
-    except OmegaConfBaseException as error:
-        yield f"{path}: {str(error).splitlines()[0]}."
-        return
-    if OmegaConf.is_missing(node, key) or (isinstance(value, dict) and "_target_" in value):
-        return
-    if misfit := _misfit(value, found.types[key]):
-        yield f"{path}={value}: {misfit}."
-
-
-def _misfit(value: Any, declared: Any) -> str:
-    """What is wrong with a value for an annotation, or an empty string."""
-    try:
-        # as JSON, because yaml has lists where Python has tuples
-        TypeAdapter(declared).validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        return ", or ".join(dict.fromkeys(e["msg"][0].lower() + e["msg"][1:] for e in error.errors()))
-    except (PydanticUserError, TypeError, NameError):  # an annotation pydantic has no schema for
-        pass
+        interpolated = isinstance(given, str) and "${" in given
+        if not interpolated and (wrong := wrong_value(key, given, default, declared)):
+            return wrong
     return ""

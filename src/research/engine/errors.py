@@ -19,6 +19,7 @@ class UserError(ValueError):
 def unknown(what: str, given: str, allowed: Iterable[str]) -> str:
     """The sentence for a name that is not among the `allowed` ones, with the nearest of them."""
     names = sorted(allowed)
-    near = get_close_matches(given, names, n=1, cutoff=0.5)
+    near = get_close_matches(given, names, n=3, cutoff=0.5)
+    near.sort(key=lambda name: sorted(name) != sorted(given))  # two letters the wrong way round come first
     hint = f"; did you mean '{near[0]}'?" if near else "."
     return f"no {what} '{given}'{hint} Allowed: {', '.join(names)}."

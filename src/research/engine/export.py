@@ -48,7 +48,7 @@ def export(cfg: DictConfig, folder: Path) -> None:
     from research.engine.opened import opened
     from research.engine.score import load_weights
 
-    parts = opened(cfg, folder, "export", cached=False)
+    parts = opened(cfg, folder, cached=False)
     load_weights(parts, folder, cfg.checkpoint)
     task = parts.task.cpu().eval()
     loader = parts.data.val_dataloader()

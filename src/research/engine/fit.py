@@ -13,16 +13,16 @@ from research.engine.build import Parts, build
 from research.engine.checkpoint import FOLDER, newest
 from research.engine.errors import UserError
 from research.engine.launch import WORKER
+from research.engine.loggers import Csv, TensorBoard
 from research.engine.record import Record
 from research.engine.reopen import Changes
 from research.engine.report import show
 from research.engine.resume import Resumed
-from research.engine.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
 
-def fit(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, changes: Changes) -> Parts:
+def fit(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, changed: Changes) -> Parts:
     """Builds and trains. Every process of a multi-process run calls it; only the first has a `record`.
 
     Raises:
@@ -37,9 +37,9 @@ def fit(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, cha
                 f"trainer.max_epochs={2 * (epoch + 1)}."
             )
         log.info("resume     after epoch %d, step %d", epoch, step)
-        for key, (before, after) in changes.items():
+        for key, (before, after) in changed.items():
             log.info("changed    %s: %s -> %s", key, before, after)
-    parts = build(cfg, folder, [Resumed(changes)] if start else [])
+    parts = build(cfg, folder, [Resumed(changed)] if start else [])
     if record:
         device = parts.trainer.strategy.root_device
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
@@ -51,7 +51,7 @@ def fit(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, cha
         if parts.plan.differs:
             show(("part", "parameters", "", "rate"), parts.plan.table(parts.task.net, cfg.optimizer.lr))
     if start:
-        if isinstance(parts.trainer.logger, TensorBoard):
+        if isinstance(parts.trainer.logger, TensorBoard | Csv):
             parts.trainer.logger.restart(step)
     else:
         _search(cfg, folder, parts)

@@ -20,11 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from research.engine.check import check
 from research.engine.errors import UserError
-from research.engine.reopen import expand
+from research.engine.reopen import pointed, reopened
 
 CONF = Path(__file__).parents[3] / "conf"
 WORKER = "RESEARCH_RUN_FOLDER"  # set by a multi-process trainer for the processes it starts: the run they join
+FULL = "HYDRA_FULL_ERROR"
 log = logging.getLogger("research")
+trace = logging.getLogger("research.traceback")  # to the run's log only, see conf/hydra/job_logging
 
 
 def launch(name: str) -> None:
@@ -39,28 +41,50 @@ def launch(name: str) -> None:
 
     OmegaConf.register_new_resolver("token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     args = get_args_parser().parse_args()
+    words: list[str] = args.overrides
+    run = None
     if not (args.help or args.hydra_help or args.info or args.shell_completion):
         try:
-            overrides = expand(args.overrides)
-            if problems := check(str(CONF), name, overrides, sweep=args.multirun):
+            run = pointed(words)
+            if problems := check(str(CONF), name, words, sweep=args.multirun, folder=run):
                 raise UserError(*problems)
+            if run and args.multirun:
+                raise UserError(f"'{run}' is one run, and -m is for several; leave out -m.")
         except UserError as error:
             _tell(error.problems)
             sys.exit(2)
-        sys.argv = [word for word in sys.argv if word not in args.overrides] + overrides
+    groups = [word for word in words if _is_group(word)]
+    if run:  # the settings of the command are for the run's own config, of which Hydra knows nothing
+        hydras = [word for word in words if word.lstrip("+~").startswith("hydra.")]
+        flags = [word for word in sys.argv if word not in words]
+        sys.argv = [*flags, *groups, *hydras, f"hydra.run.dir='{run.resolve()}'"]
 
     codes: dict[str, int] = {}
+    full = os.environ.get(FULL, "0")
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def job(cfg: DictConfig) -> None:
+        os.environ[FULL] = full
         folder = Path(HydraConfig.get().runtime.output_dir)
+        if run:
+            values = [word for word in words if word not in groups and not word.lstrip("+~").startswith("hydra")]
+            cfg = reopened(name, folder, groups, values)
         codes[os.path.relpath(folder)] = _exit_code(name, cfg, folder)
 
-    job()
+    os.environ[FULL] = "1"  # has Hydra hand on what goes wrong before the job begins
+    try:
+        job()
+    except OSError as error:
+        _tell([f"the run's folder cannot be written: {error}."])
+        sys.exit(1)
     failed = [folder for folder, code in codes.items() if code]
     if failed and len(codes) > 1:
         _tell([f"{len(failed)} of {len(codes)} runs failed: {', '.join(failed)}"])
     sys.exit(max(codes.values(), default=0))
+
+
+def _is_group(word: str) -> bool:
+    return (CONF / word.split("=")[0].lstrip("+~").split("@")[0]).is_dir()
 
 
 def _exit_code(name: str, cfg: DictConfig, folder: Path) -> int:
@@ -70,8 +94,9 @@ def _exit_code(name: str, cfg: DictConfig, folder: Path) -> int:
         getattr(import_module(f"research.engine.{name}"), name)(cfg, folder)
         return 0
     except UserError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if os.environ.get(FULL) == "1":
             raise
+        trace.debug("told as a mistake", exc_info=True)
         log.error(_text(error.problems))
         return 1
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns both signals into a SystemExit

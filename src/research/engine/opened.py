@@ -7,16 +7,16 @@ from omegaconf import DictConfig
 
 from research.engine.build import Parts, build
 from research.engine.errors import UserError
-from research.engine.reopen import reopened
+from research.engine.reopen import changes, saved_config
 
 log = logging.getLogger(__name__)
 
 
-def opened(cfg: DictConfig, folder: Path, name: str, *, cached: bool) -> Parts:
+def opened(cfg: DictConfig, folder: Path, *, cached: bool) -> Parts:
     """Builds a run from its own config with the changes of the command, which are told.
 
     Args:
-        name: the primary config `cfg` was composed from.
+        cfg: the run's own, with the changes of the command.
         cached: whether the outputs of a frozen base may stand for its inputs.
 
     Raises:
@@ -24,11 +24,10 @@ def opened(cfg: DictConfig, folder: Path, name: str, *, cached: bool) -> Parts:
     """
     if cfg.checkpoint not in ("best", "last"):
         raise UserError(f"checkpoint={cfg.checkpoint}: a run has the checkpoints best and last.")
-    saved, changes = reopened(cfg, folder, name)
-    for key, (before, after) in changes.items():
+    for key, (before, after) in changes(saved_config(folder), cfg).items():
         log.info("changed    %s: %s -> %s", key, before, after)
-    saved.callbacks, saved.logger = {}, None
-    saved.trainer.devices, saved.trainer.num_nodes, saved.trainer.strategy = 1, 1, "auto"
+    cfg.callbacks, cfg.logger = {}, None
+    cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy = 1, 1, "auto"
     if not cached:
-        saved.cache = None
-    return build(saved, folder)
+        cfg.cache = None
+    return build(cfg, folder)

@@ -6,7 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from research.engine.tensorboard import TensorBoard
+from research.engine.loggers import TensorBoard
 
 NUM_IMAGES = 32
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -48,6 +49,23 @@ class Record:
 
 
 @contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps every other process from training into a folder; the system lets go of it when this one dies.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = json.loads((folder / "run.json").read_text("utf-8")).get("pid", "?")
+        raise UserError(f"process {holder} is training into '{folder}' now; wait until it ends, or stop it.") from None
+    with lock:
+        yield
+
+
+@contextmanager
 def recorded(folder: Path, cfg: DictConfig, earlier: dict[str, Any] | None, changes: Changes) -> Iterator[Record]:
     """Keeps the record of a run: `running` inside, then `finished`, or `failed` with the error.
 
@@ -58,16 +76,19 @@ def recorded(folder: Path, cfg: DictConfig, earlier: dict[str, Any] | None, chan
         changes: of its config.
     """
     now = datetime.now(UTC)
-    command = shlex.join(["python", *sys.argv])
-    kept = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume=")]
+    command = shlex.join(["python", *sys.orig_argv[1:]])
+    choices, given = _choices()
     if earlier is None:
-        content = {"command": command, "started": now, **_scene(), "resumed": [], "duration_s": 0.0}
+        content = {"command": command, "overrides": given, "choices": choices, "started": now, **_scene()}
+        content |= {"resumed": [], "duration_s": 0.0}
     else:
         again = {"at": now, "command": command, "changes": changes}
-        content = {**earlier, "resumed": [*earlier["resumed"], again]}
+        named = {word.split("=")[0].lstrip("+") for word in given}
+        chosen = earlier["choices"] | {group: option for group, option in choices.items() if group in named}
+        content = {**earlier, "choices": chosen, "resumed": [*earlier["resumed"], again]}
     before = {name: (folder / name).read_bytes() for name in ("run.json", "config.yaml")} if earlier else {}
     record = Record(folder, content)
-    record.add(status="running", error=None, overrides=kept, changes=changes, seed=cfg.seed, pid=os.getpid())
+    record.add(status="running", error=None, changes=changes, seed=cfg.seed, pid=os.getpid())
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
 
     def close(status: str, said: str | None) -> None:
@@ -84,6 +105,13 @@ def recorded(folder: Path, cfg: DictConfig, earlier: dict[str, Any] | None, chan
                 (folder / name).write_bytes(written)
         raise
     close("finished", None)
+
+
+def _choices() -> tuple[dict[str, str], list[str]]:
+    """The option of each group, and the words of the command."""
+    hydra = HydraConfig.get()
+    choices = {group: name for group, name in hydra.runtime.choices.items() if name and not group.startswith("hydra")}
+    return choices, list(hydra.overrides.task)
 
 
 def _scene() -> dict[str, Any]:

@@ -1,49 +1,46 @@
 """A run is a folder: open one again, to go on with it or to score it, with changes from the command line.
 
-The run's own `config.yaml` is the base. A change is what differs between the config composed from the run's first
-overrides and the one composed with the new overrides added, so a later edit of `conf/` does not leak into an old run.
+The run's own `config.yaml` is the base, and the words of the command are applied to it. Today's `conf/` is asked only
+for the options that the command names, so a later edit of `conf/` does not leak into an old run.
 """
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from research.engine.errors import UserError
 
 POINTERS = ("resume", "run")  # the keys that name a run folder
 Changes = dict[str, tuple[Any, Any]]  # dotted key: (before, after)
-OWN = (*POINTERS, "checkpoint")  # keys of the command, not of the run
+Tree = dict[Any, Any]
 
 
-def expand(overrides: list[str]) -> list[str]:
-    """Puts the run's own overrides before the given ones when one of these names a run.
+def pointed(overrides: Sequence[str]) -> Path | None:
+    """The run folder that a command names, or None when it starts a new run.
 
     Raises:
         UserError: the folder is not a run.
     """
-    given = dict(word.split("=", 1) for word in overrides if "=" in word)
-    pointers = [key for key in POINTERS if given.get(key, "null") != "null"]
-    if not pointers:
-        return overrides
-    if not given[pointers[0]]:
-        raise UserError(f"{pointers[0]}= needs the folder of a run, {pointers[0]}=logs/... say.")
-    try:
-        folder = Path(str(OverridesParser.create().parse_override(f"{pointers[0]}={given[pointers[0]]}").value()))
-    except HydraException as error:
-        name = given[pointers[0]]
-        raise UserError(f"{pointers[0]}={name} needs quotes: '{pointers[0]}=\"{name}\"'.") from error
-    keys = {_key(word) for word in overrides}
-    kept = [word for word in record_of(folder)["overrides"] if _key(word) not in keys]
-    return [*kept, *overrides, f"hydra.run.dir='{folder.resolve()}'"]
-
-
-def _key(word: str) -> str:
-    return word.split("=", 1)[0].lstrip("+~")
+    for word in overrides:
+        key, _, given = word.partition("=")
+        if key not in POINTERS or (key == "resume" and given == "null"):
+            continue
+        if given in ("", "null"):
+            raise UserError(f"{key}={given} names no run; give its folder, {key}=logs/... say.")
+        try:
+            folder = Path(str(OverridesParser.create().parse_override(word).value()))
+        except HydraException as error:
+            raise UserError(f"{word} needs quotes: '{key}=\"{given}\"'.") from error
+        record_of(folder)
+        return folder
+    return None
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -64,41 +61,79 @@ def record_of(folder: Path) -> dict[str, Any]:
         raise UserError(f"'{folder / 'run.json'}' cannot be read: {error}.") from error
 
 
-def reopened(cfg: DictConfig, folder: Path, name: str) -> tuple[DictConfig, Changes]:
-    """The saved config of a run with the command's changes applied, and the changes.
+def saved_config(folder: Path) -> DictConfig:
+    """The `config.yaml` of a run folder. Raises UserError when it cannot be read."""
+    try:
+        saved = OmegaConf.load(folder / "config.yaml")
+    except Exception as error:  # of the yaml library, or of the disk
+        raise UserError(f"'{folder / 'config.yaml'}' cannot be read: {error}.") from error
+    if not isinstance(saved, DictConfig) or not saved:
+        raise UserError(f"'{folder / 'config.yaml'}' is not the config of a run: it is empty, or a list.")
+    return saved
+
+
+def reopened(name: str, folder: Path, groups: Sequence[str], values: Sequence[str]) -> DictConfig:
+    """The saved config of a run with the words of a command on top.
+
+    An option of a group changes what differs between it and the option the run was made with.
 
     Args:
-        cfg: what Hydra composed from the run's overrides and the new ones.
+        name: the primary config of the command; its own keys (`run`, `checkpoint`, ...) are added.
         folder: the run.
-        name: the primary config `cfg` was composed from.
-
-    Returns:
-        The config, and `{dotted key: (before, after)}`.
+        groups: words that choose options, `optimizer=sgd` say.
+        values: words that set values.
     """
-    before = compose(name, record_of(folder)["overrides"])
-    saved = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(saved, DictConfig)
-    tree = OmegaConf.to_container(saved)
+    choices = record_of(folder).get("choices", {})
+    named = [word.split("=")[0].lstrip("+") for word in groups]
+    made_with = [f"{group}={choices[group]}" for group in named if choices.get(group)]
+    try:
+        before = _plain(compose(name, made_with))
+    except ConfigCompositionException:  # an option that is no longer there: the new one counts as a whole
+        before = {key: value for key, value in _plain(compose(name)).items() if key not in named}
+    tree = {**before, **_plain(saved_config(folder))}
+    _patch(tree, before, _plain(compose(name, list(groups))))
+    cfg = OmegaConf.create(tree)
+    OmegaConf.set_struct(cfg, True)
+    ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(list(values)), cfg)
+    return cfg
+
+
+def changes(before: DictConfig, after: DictConfig) -> Changes:
+    """What the command changed of a saved config, `{dotted key: (before, after)}`."""
+    trees = OmegaConf.to_container(before, resolve=True), OmegaConf.to_container(after, resolve=True)
+    assert isinstance(trees[0], dict)
+    assert isinstance(trees[1], dict)
+    return dict(_differences(trees[0], {key: trees[1].get(key) for key in trees[0] if key not in POINTERS}, ""))
+
+
+def _plain(cfg: DictConfig) -> Tree:
+    tree = OmegaConf.to_container(cfg)
     assert isinstance(tree, dict)
-    changes: Changes = {}
-    _patch(tree, _tree(before), _tree(cfg), "", changes)
-    return OmegaConf.create(tree), changes
+    return tree
 
 
-def _tree(cfg: DictConfig) -> dict[Any, Any]:
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in OWN]), resolve=True)
-    assert isinstance(plain, dict)
-    return plain
+def _patch(tree: Tree, before: Tree, after: Tree) -> None:
+    """Puts into `tree` what differs between `before` and `after`; a part of another class as a whole."""
+    for key in {**before, **after}:
+        was, now, here = before.get(key), after.get(key), tree.get(key)
+        if was == now and (key in before) == (key in after):
+            continue
+        if all(isinstance(part, dict) for part in (was, now, here)) and _target(was) == _target(now) == _target(here):
+            _patch(tree[key], before[key], after[key])
+        elif key in after:
+            tree[key] = now
+        else:
+            tree.pop(key, None)
 
 
-def _patch(tree: dict[Any, Any], old: dict[Any, Any], new: dict[Any, Any], prefix: str, changes: Changes) -> None:
-    for key in {**old, **new}:
-        was, now = old.get(key), new.get(key)
-        if isinstance(was, dict) and isinstance(now, dict) and isinstance(tree.get(key), dict):
-            _patch(tree[key], was, now, f"{prefix}{key}.", changes)
-        elif was != now or (key in old) != (key in new):
-            changes[f"{prefix}{key}"] = (tree.get(key), now)
-            if key in new:
-                tree[key] = now
-            else:
-                tree.pop(key, None)
+def _target(node: Any) -> Any:
+    return node.get("_target_")
+
+
+def _differences(before: Tree, after: Tree, prefix: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    for key in {**before, **after}:
+        was, now = before.get(key), after.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from _differences(was, now, f"{prefix}{key}.")
+        elif was != now:
+            yield f"{prefix}{key}", (was, now)

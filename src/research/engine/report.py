@@ -4,36 +4,56 @@ import logging
 import os
 from collections.abc import Iterable
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import ModelSummary
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from research.engine.build import Parts
-from research.engine.record import write_json
-from research.engine.tensorboard import TensorBoard
+from research.engine.loggers import Csv, TensorBoard
+from research.engine.record import Record, write_json
 
 log = logging.getLogger(__name__)
 
 # What the HParams tab compares: the option of each of these groups, the settings of some, and single values.
-GROUPS = ("model", "data", "augment", "loss", "optimizer", "scheduler")
-SETTINGS = ("model", "optimizer", "scheduler")
+GROUPS = ("model", "finetune", "data", "augment", "loss", "optimizer", "scheduler")
+SETTINGS = ("model", "augment", "loss", "optimizer", "scheduler")
 VALUES = ("seed", "data.batch_size", "trainer.max_epochs")
 
 
-def report(cfg: DictConfig, folder: Path, parts: Parts, metrics: dict[str, float]) -> None:
+def report(cfg: DictConfig, record: Record, parts: Parts, metrics: dict[str, float]) -> None:
     """Writes and shows the metrics of the best checkpoint."""
+    folder, logger = record.folder, parts.trainer.logger
     write_json(folder / "metrics.json", metrics)
-    logger = parts.trainer.logger
-    if isinstance(logger, TensorBoard):
-        logger.log_result(_settings(cfg), metrics, parts.trainer.global_step)
     table(metrics)
     log.info("folder       %s", os.path.relpath(folder))
-    log.info("curves       tensorboard --logdir %s", os.path.relpath(folder.parent))
+    if isinstance(logger, TensorBoard):
+        logger.log_result(_settings(cfg, record.content["choices"]), metrics, parts.trainer.global_step)
+        log.info("curves       tensorboard --logdir %s", os.path.relpath(folder.parent))
+    elif isinstance(logger, Csv):
+        log.info("curves       %s", os.path.relpath(folder / "metrics.csv"))
+
+
+class Summary(ModelSummary):
+    """Lightning's summary of the network as a table of those parts that have parameters."""
+
+    @staticmethod
+    def summarize(
+        summary_data: list[tuple[str, list[str]]],
+        total_parameters: int,
+        trainable_parameters: int,
+        model_size: float,
+        *further: Any,
+        **more: Any,
+    ) -> None:
+        columns = dict(summary_data)
+        rows = zip(columns["Name"], columns["Type"], columns["Params"], strict=True)
+        show(("part", "type", "parameters"), (row for row in rows if row[2].strip() != "0"))
+        told = f"{total_parameters:,}, of which {trainable_parameters:,} learn; {model_size:.1f} MB"
+        log.info("parameters %s", told)
 
 
 def table(metrics: dict[str, float]) -> None:
@@ -53,8 +73,7 @@ def show(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     log.info("%s", console.file.getvalue().rstrip())  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _settings(cfg: DictConfig) -> dict[str, Any]:
-    choices = HydraConfig.get().runtime.choices
+def _settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {group: str(choices.get(group)) for group in GROUPS}
     for group in SETTINGS:
         for key, value in cfg[group].items():

@@ -36,7 +36,7 @@ class Resumed(Callback):
             checkpoint["lr_schedulers"] = []
         if "scheduler._target_" in self.changes:
             checkpoint["lr_schedulers"] = []
-        for state in checkpoint["lr_schedulers"]:
+        for state in checkpoint["lr_schedulers"] if self.changes else ():
             for key in state.keys() - COUNTED:
                 del state[key]
 

@@ -7,11 +7,11 @@ from omegaconf import DictConfig
 
 from research.engine.errors import UserError
 from research.engine.launch import WORKER
-from research.engine.record import Record, recorded
-from research.engine.reopen import Changes, record_of, reopened
+from research.engine.record import Record, held, recorded
+from research.engine.reopen import Changes, changes, record_of, saved_config
 
-# What a resumed run keeps: another network, split or order would make it another run.
-FIXED = ("model", "task", "seed", "data._target_", "data.fractions", "data.split_seed")
+# What a resumed run keeps: another network, split, order or idea of the best would make it another run.
+FIXED = ("model", "task", "seed", "data._target_", "data.fractions", "data.split_seed", "monitor", "mode")
 
 
 def train(cfg: DictConfig, folder: Path) -> None:
@@ -24,30 +24,33 @@ def train(cfg: DictConfig, folder: Path) -> None:
         joined = record_of(folder)
         _run(cfg, folder, None, bool(joined["resumed"]), joined["changes"])
         return
-    earlier, changes = None, {}
-    if cfg.resume:
-        earlier = record_of(folder)
-        cfg, changes = reopened(cfg, folder, "train")
-        _refuse(changes)
-    elif (folder / "run.json").exists():
-        raise UserError(f"'{folder}' is a run already; go on with it, resume={folder}, or take another folder.")
-    with recorded(folder, cfg, earlier, changes) as record:
-        _run(cfg, folder, record, earlier is not None, changes)
+    with held(folder):
+        earlier, changed = None, {}
+        if cfg.resume:
+            earlier, changed = record_of(folder), changes(saved_config(folder), cfg)
+            _refuse(changed)
+            cfg.resume = None
+        elif (folder / "run.json").exists():
+            raise UserError(f"'{folder}' is a run already; go on with it, resume={folder}, or take another folder.")
+        with recorded(folder, cfg, earlier, changed) as record:
+            _run(cfg, folder, record, earlier is not None, changed)
 
 
-def _run(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, changes: Changes) -> None:
+def _run(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, changed: Changes) -> None:
     from research.engine.fit import fit  # imported once the run is on record: these take seconds
     from research.engine.report import report
     from research.engine.score import score
 
-    parts = fit(cfg, folder, record, resumed, changes)
+    parts = fit(cfg, folder, record, resumed, changed)
     metrics = score(parts, folder, "best")
     if record:
-        report(cfg, folder, parts, metrics)
+        report(cfg, record, parts, metrics)
 
 
-def _refuse(changes: Changes) -> None:
-    wrong = [key for key in changes if key.startswith(FIXED)]
+def _refuse(changed: Changes) -> None:
+    wrong = [key for key in changed if key.startswith(FIXED)]
     if wrong:
-        asked = ", ".join(f"{key}={changes[key][1]} (was {changes[key][0]})" for key in wrong)
-        raise UserError(f"a resumed run keeps its network, split and seed; this asks for {asked}. Start a new run.")
+        asked = ", ".join(f"{key}={changed[key][1]} (was {changed[key][0]})" for key in wrong)
+        raise UserError(
+            f"a resumed run keeps its network, split, seed and monitor; this asks for {asked}. Start a new run."
+        )

@@ -1,12 +1,14 @@
-"""TensorBoard: one run folder is one run, also after a resume, and its row in the HParams tab has real numbers."""
+"""Where curves go: into the run folder itself, and a resumed run goes on with them, without overlap."""
 
+import csv
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -15,7 +17,7 @@ RESULT = ".result"
 
 
 class TensorBoard(TensorBoardLogger):
-    """Writes into the run folder itself.
+    """Events, and a row in the HParams tab that has real numbers.
 
     Args:
         save_dir: the run folder.
@@ -29,12 +31,7 @@ class TensorBoard(TensorBoardLogger):
         self._kwargs["purge_step"] = step
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Calls a rate `train/lr`, whatever the optimizer, so that runs share one chart.
-
-        Left out are the epoch, and the rate of parameters that do not decay, which is that of the others.
-        """
-        kept = {k: v for k, v in metrics.items() if k != "epoch" and not k.endswith("/kept")}
-        super().log_metrics({re.sub("^lr-[^/]+", "train/lr", k).removesuffix("/decayed"): kept[k] for k in kept}, step)
+        super().log_metrics({name: value for name, value in _named(metrics).items() if name != "epoch"}, step)
 
     def save(self) -> None:
         """Leaves no file of hyperparameters beside the run's own config."""
@@ -61,3 +58,43 @@ class TensorBoard(TensorBoardLogger):
                 writer.add_scalar(name, value, step)
             for summary in hparams(settings, best):
                 writer._get_file_writer().add_summary(summary)
+
+
+class Csv(CSVLogger):
+    """A table, `metrics.csv`.
+
+    Args:
+        save_dir: the run folder.
+    """
+
+    def __init__(self, save_dir: Path) -> None:
+        warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")  # the run's own folder
+        super().__init__(save_dir, name="", version="")
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        super().log_metrics(_named(metrics), step)
+
+    @rank_zero_only
+    def restart(self, step: int) -> None:
+        """Drops the rows from `step` on, which a resumed run will write again."""
+        path = Path(self.log_dir) / "metrics.csv"
+        rows = []
+        if path.is_file():
+            with path.open(newline="") as file:
+                rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+        writer: Any = self.experiment  # begins by deleting the file
+        writer.metrics = [row for row in rows if int(row["step"]) < step]
+        self.save()
+
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """A run killed later keeps the rows up to this checkpoint, from which it will go on."""
+        self.save()
+
+
+def _named(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Calls a rate `train/lr`, whatever the optimizer, so that runs share one chart.
+
+    Left out is the rate of parameters that do not decay, which is that of the others.
+    """
+    kept = {name: value for name, value in metrics.items() if not name.endswith("/kept")}
+    return {re.sub("^lr-[^/]+", "train/lr", name).removesuffix("/decayed"): kept[name] for name in kept}
