@@ -20,8 +20,8 @@ train: .venv/ready  ## Train the default model; add settings with ARGS="model=cn
 	$(BIN)/python src/train.py $(ARGS)
 
 test: .venv/ready  ## Run every test, fast ones first
-	$(BIN)/pytest -m "not slow"
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -n auto --dist worksteal -m slow
 
 lint: .venv/ready  ## Check style and types
 	$(BIN)/ruff check src tests

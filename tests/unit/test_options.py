@@ -74,6 +74,9 @@ def test_callbacks_may_be_stacked(tmp_path: Path) -> None:
         ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
         ("optimizer.betas=[0.9,2]", "optimizer: Invalid beta parameter"),
         ("optimizer=sgd optimizer.momentum=0", "optimizer: Nesterov momentum requires"),
+        ("callbacks=default trainer.limit_val_batches=0", "leaves no val/ metrics"),
+        ("callbacks=default trainer.check_val_every_n_epoch=2", "no epoch would be validated"),
+        ("callbacks=default ~callbacks.best", "callbacks.best writes a checkpoint that every run needs"),
     ],
 )
 def test_parts_that_cannot_work_are_told(words: str, fragment: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.engine.check import check
 from research.engine.errors import UserError
 from research.engine.record import held
-from research.engine.reopen import changes, pointed, reopened, saved_config
+from research.engine.reopen import changes, pointed, reopened, saved_config, with_values
 
 CHOICES = {"model": "mlp", "optimizer": "adam", "data": "digits", "trainer": "default", "callbacks": "default"}
 
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Path:
 
 def opened(run: Path, groups: list[str], values: list[str], name: str = "train") -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return reopened(name, run, groups, values)
+        return with_values(reopened(name, run, groups), values)
 
 
 def told(run: Path, *words: str) -> list[str]:

@@ -20,14 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from research.engine.arguments import HYDRA_KEYS, SUPPLIED, argument_types, misfits, wrong_value
 from research.engine.errors import UserError, unknown
-from research.engine.reopen import reopened
+from research.engine.reopen import reopened, with_values
 
 SEVERAL = {"callbacks"}  # groups of which several options may be taken together
 COUNTS = ("trainer.accumulate_grad_batches", "trainer.max_epochs", "trainer.log_every_n_steps")  # never 0
 
 
 Words = list[str]
-Compose = Callable[[Words, Words], DictConfig]  # from words that choose options and words that set values
 
 
 def check(conf: str, config_name: str, overrides: Words, sweep: bool = True, folder: Path | None = None) -> Words:
@@ -42,7 +41,7 @@ def check(conf: str, config_name: str, overrides: Words, sweep: bool = True, fol
     """
     with initialize_config_dir(conf, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        make = partial(reopened, config_name, folder) if folder else partial(_fresh, config_name)
+        make = partial(reopened, config_name, folder) if folder else partial(compose, config_name)
         problems: Words = []
         groups: list[Words] = []  # for each override of a group, the words for each of its choices
         values: list[Override] = []
@@ -57,22 +56,19 @@ def check(conf: str, config_name: str, overrides: Words, sweep: bool = True, fol
                 problems += (wrong := _wrong_options(loader, override))
                 groups += [] if wrong or override.value_type == ValueType.GLOB_CHOICE_SWEEP else [_words(override)]
             elif override.key_or_group.startswith("hydra"):
-                problems += _composed(partial(_fresh, config_name), [], _words(override)[:1])[1]
+                problems += _tried(partial(compose, config_name, _words(override)[:1]))[1]
             else:
                 values.append(override)
         for words in _variants(groups):
-            base, wrong = _composed(make, words, [])
-            problems += wrong if base is None else _values(loader, make, base, words, values)
+            base, wrong = _tried(partial(make, words))
+            problems += wrong if base is None else _values(loader, base, values)
         return list(dict.fromkeys(problems))
 
 
-def _fresh(name: str, groups: Words, values: Words) -> DictConfig:
-    return compose(name, groups + values)
-
-
-def _composed(make: Compose, groups: Words, values: Words) -> tuple[DictConfig | None, Words]:
+def _tried(make: Callable[[], DictConfig]) -> tuple[DictConfig | None, Words]:
+    """A config, or what is wrong with it."""
     try:
-        return make(groups, values), []
+        return make(), []
     except UserError as error:
         return None, list(error.problems)
     except Exception as error:  # whatever a yaml file can be wrong in
@@ -88,7 +84,7 @@ def _variants(groups: list[Words]) -> Iterator[list[str]]:
             yield [*first[:index], choice, *first[index + 1 :]]
 
 
-def _values(loader: ConfigLoader, make: Compose, base: DictConfig, words: Words, values: list[Override]) -> Words:
+def _values(loader: ConfigLoader, base: DictConfig, values: list[Override]) -> Words:
     """Mistakes in `key=value` overrides, then in the whole config they make together."""
     problems, good = [], []
     for override in values:
@@ -97,7 +93,7 @@ def _values(loader: ConfigLoader, make: Compose, base: DictConfig, words: Words,
             problems.append(wrong)
         else:
             good.append(_words(override)[0])
-    cfg, wrong = _composed(make, words, good)
+    cfg, wrong = _tried(partial(with_values, base, good))
     if cfg is None:
         return problems + wrong
     problems += [f"{key}=0: at least 1 is needed." for key in COUNTS if OmegaConf.select(cfg, key) == 0]

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from research.engine.check import check
 from research.engine.errors import UserError
-from research.engine.reopen import pointed, reopened
+from research.engine.reopen import pointed, reopened, with_values
 
 CONF = Path(__file__).parents[3] / "conf"
 WORKER = "RESEARCH_RUN_FOLDER"  # set by a multi-process trainer for the processes it starts: the run they join
@@ -43,7 +43,10 @@ def launch(name: str) -> None:
     args = get_args_parser().parse_args()
     words: list[str] = args.overrides
     run = None
-    if not (args.help or args.hydra_help or args.info or args.shell_completion):
+    if args.help:
+        print(_help())
+        sys.exit(0)
+    if not (args.hydra_help or args.info or args.shell_completion):
         try:
             run = pointed(words)
             if problems := check(str(CONF), name, words, sweep=args.multirun, folder=run):
@@ -68,7 +71,7 @@ def launch(name: str) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         if run:
             values = [word for word in words if word not in groups and not word.lstrip("+~").startswith("hydra")]
-            cfg = reopened(name, folder, groups, values)
+            cfg = with_values(reopened(name, folder, groups), values)
         codes[os.path.relpath(folder)] = _exit_code(name, cfg, folder)
 
     os.environ[FULL] = "1"  # has Hydra hand on what goes wrong before the job begins
@@ -81,6 +84,14 @@ def launch(name: str) -> None:
     if failed and len(codes) > 1:
         _tell([f"{len(failed)} of {len(codes)} runs failed: {', '.join(failed)}"])
     sys.exit(max(codes.values(), default=0))
+
+
+def _help() -> str:
+    """What the script says of itself, and the groups with their options."""
+    groups = {path.relative_to(CONF).parent.as_posix() for path in CONF.glob("*/*.yaml")}
+    rows = [f"  {group:<11}{', '.join(sorted(p.stem for p in (CONF / group).glob('*.yaml')))}" for group in groups]
+    settings = "Settings: trainer.max_epochs=50 optimizer.lr=3e-4 ...; `--cfg job` shows all of them with their values."
+    return "\n".join([sys.modules["__main__"].__doc__ or "", "Groups and their options:", *sorted(rows), "", settings])
 
 
 def _is_group(word: str) -> bool:

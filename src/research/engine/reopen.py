@@ -6,6 +6,7 @@ for the options that the command names, so a later edit of `conf/` does not leak
 
 import json
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ def saved_config(folder: Path) -> DictConfig:
     return saved
 
 
-def reopened(name: str, folder: Path, groups: Sequence[str], values: Sequence[str]) -> DictConfig:
-    """The saved config of a run with the words of a command on top.
+def reopened(name: str, folder: Path, groups: Sequence[str]) -> DictConfig:
+    """The saved config of a run, with the options of a command.
 
     An option of a group changes what differs between it and the option the run was made with.
 
@@ -81,7 +82,6 @@ def reopened(name: str, folder: Path, groups: Sequence[str], values: Sequence[st
         name: the primary config of the command; its own keys (`run`, `checkpoint`, ...) are added.
         folder: the run.
         groups: words that choose options, `optimizer=sgd` say.
-        values: words that set values.
     """
     choices = record_of(folder).get("choices", {})
     named = [word.split("=")[0].lstrip("+") for word in groups]
@@ -94,6 +94,12 @@ def reopened(name: str, folder: Path, groups: Sequence[str], values: Sequence[st
     _patch(tree, before, _plain(compose(name, list(groups))))
     cfg = OmegaConf.create(tree)
     OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def with_values(cfg: DictConfig, values: Sequence[str]) -> DictConfig:
+    """A copy of a config with the words that set values on top, as Hydra applies them."""
+    cfg = deepcopy(cfg)
     ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(list(values)), cfg)
     return cfg
 
