@@ -28,8 +28,9 @@ lint: .venv/ready  ## Check style and types
 	$(BIN)/ruff format --check src tests
 	$(BIN)/pyright
 
-bench: .venv/ready  ## Time this template against loops written by hand
+bench: .venv/ready  ## Time this template against a loop by hand and transformers' Trainer (an hour)
 	$(BIN)/python tests/bench/spine.py
+	$(BIN)/python tests/bench/finetune.py
 
 tensorboard: .venv/ready  ## Show the runs
 	$(BIN)/tensorboard --logdir logs

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+# One thread a test, and a test a core: threads that wait for one another spin. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -41,7 +44,7 @@ def command(tmp_path: Path) -> Command:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=900,
             env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
         )
         if ok:
@@ -66,3 +69,18 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, place / name)
     return place
+
+
+def in_cache(home: Path, name: str, config: Any) -> Path:
+    """A model of random weights as the Hugging Face cache in `home` would hold it; gives the folder of its files."""
+    from transformers import AutoModel
+
+    from research.engine.pretrained import PACKAGED, tokenizer
+
+    place = home / f"hub/models--{name.replace('/', '--')}"
+    snapshot = place / "snapshots/0123456789abcdef0123456789abcdef01234567"
+    AutoModel.from_config(config).save_pretrained(snapshot)
+    tokenizer(PACKAGED).save_pretrained(snapshot)
+    (place / "refs").mkdir()
+    (place / "refs/main").write_text(snapshot.name)
+    return snapshot

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, Command
+from conftest import ROOT, Command, in_cache
 from end_to_end.test_resume import assert_same, killed_after_epoch, last
 
 pytestmark = pytest.mark.slow
@@ -78,6 +78,66 @@ def test_lora_learns_and_leaves_the_base(command: Command) -> None:
     command("export", f"run={run.folder}", "format=hf")
 
 
+def test_a_run_of_a_pretrained_network_needs_nothing_outside_its_folder(command: Command, tmp_path: Path) -> None:
+    first = command("train", *SMALL, "trainer.max_epochs=1", folder=tmp_path / "first")
+    words = ("model=bert", f"model.pretrained={first.folder}", "finetune=head", "trainer.max_epochs=1", *TEXT)
+    run = command("train", *words, f"cache.folder={tmp_path / 'cache'}", folder=tmp_path / "second")
+    base = {name: value for name, value in last(run.folder)["state_dict"].items() if name.startswith("net.base.")}
+    best = torch.load(first.folder / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert base
+    assert all(torch.equal(value, best[name]) for name, value in base.items())  # frozen, and what the first run learnt
+    shutil.rmtree(first.folder)
+    command("evaluate", f"run={run.folder}")
+    assert run.json("evaluate.json") == run.json("metrics.json")
+    command("train", f"resume={run.folder}", "trainer.max_epochs=2")
+    command("export", f"run={run.folder}", "format=hf")
+
+
+def test_a_network_is_pretrained_and_then_fine_tuned(command: Command) -> None:
+    first_words = ("model=masked_bert", "data.packages=[asyncio,email]", "data.max_length=16", "trainer.max_epochs=2")
+    pretrain = f"pretrain={json.dumps(first_words)}"
+    words = ("model=bert", *TEXT, "finetune=head", "trainer.max_epochs=1", "cache=null")
+    run = command("train", pretrain, *words)
+    first = run.folder / "pretrain"
+    assert json.loads((first / "run.json").read_text())["status"] == "finished"
+    learnt = torch.load(first / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    key = "net.base.embeddings.word_embeddings.weight"
+    assert torch.equal(learnt[key], last(run.folder)["state_dict"][key])
+    before = (first / "run.json").read_text()
+    command("train", f"resume={run.folder}", "trainer.max_epochs=2")
+    assert (first / "run.json").read_text() == before  # it is not done again
+    failed = command(
+        "train", 'pretrain=["model=masked_bert","seed=x"]', *words, folder=run.folder.with_name("b"), ok=False
+    )
+    assert failed.code == 1
+    assert "seed=x is not an integer" in failed.out
+    assert "the run before this one failed with code 2" in failed.out
+
+
+def test_two_runs_fill_the_cache_together(tmp_path: Path) -> None:
+    words = [sys.executable, "src/train.py", *SMALL, "finetune=head", "trainer.max_epochs=1"]
+    words.append(f"cache.folder={tmp_path / 'cache'}")
+    both = [
+        subprocess.Popen([*words, f"hydra.run.dir={tmp_path / name}"], cwd=ROOT, stderr=subprocess.DEVNULL)
+        for name in "ab"
+    ]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    logs = [(tmp_path / name / "train.log").read_text() for name in "ab"]
+    assert sorted("frozen base computed" in text for text in logs) == [False, True]
+    metrics = [(tmp_path / name / "metrics.json").read_text() for name in "ab"]
+    assert metrics[0] == metrics[1]
+
+
+def test_half_precision_learns(command: Command) -> None:
+    run = command("train", *SMALL, "trainer.precision=bf16-mixed", "optimizer.lr=1e-3", "trainer.max_epochs=4")
+    assert run.json("metrics.json")["val/acc"] > 0.7
+
+
+def test_the_record_says_which_python_the_texts_are_from(command: Command) -> None:
+    run = command("train", *SMALL, "trainer=debug")
+    assert run.json("run.json")["data"]["source"].startswith(f"standard library of Python {sys.version.split()[0]}")
+
+
 @pytest.mark.parametrize(
     ("words", "fragment"),
     [
@@ -87,6 +147,7 @@ def test_lora_learns_and_leaves_the_base(command: Command) -> None:
         (("model.pretrained=no/such-model",), "Three ways on"),
         (("model.pretrained=./nowhere",), "there is no folder"),
         (("data.packages=[asyncio,emial]",), "did you mean 'email'?"),
+        (("task=masked",), "task=masked needs model=masked_bert; this run has a Bert"),
         (("model=mlp", "data=docstrings"), "model=mlp takes x of kind features or image"),
     ],
 )
@@ -97,50 +158,22 @@ def test_wrong_input_is_told(command: Command, words: tuple[str, ...], fragment:
     assert "Traceback" not in run.out
 
 
-def test_a_hub_name_comes_from_the_local_cache(tmp_path: Path) -> None:
-    from transformers import AutoModel, BertConfig
+def test_a_hub_name_comes_from_the_local_cache(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import BertConfig
 
-    from research.engine.pretrained import PACKAGED, tokenizer
-
-    snapshot = tmp_path / "hub/models--some--bert/snapshots/0123456789abcdef0123456789abcdef01234567"
-    made = tokenizer(PACKAGED)
-    config = BertConfig(
-        vocab_size=len(made), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
-    )
-    AutoModel.from_config(config).save_pretrained(snapshot)
-    made.save_pretrained(snapshot)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs/main").write_text(snapshot.name)
+    sizes: Any = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    snapshot = in_cache(tmp_path, "some/bert", BertConfig(**sizes))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
     words = ("model=bert", "model.pretrained=some/bert", "finetune=head", "trainer.max_epochs=1", *TEXT)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "src/train.py",
-            *words,
-            f"hydra.run.dir={tmp_path / 'run'}",
-            f"cache.folder={tmp_path / 'cache'}",
-        ],
-        cwd=ROOT,
-        env={"HF_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run/metrics.json").exists()
+    run = command("train", *words, f"cache.folder={tmp_path / 'cache'}")
+    assert (run.folder / "metrics.json").exists()
     for weights in snapshot.glob("*.safetensors"):  # and pickled weights are not opened
         weights.rename(snapshot / "pytorch_model.bin")
-    shutil.rmtree(tmp_path / "run")
-    refused = subprocess.run(
-        [sys.executable, "src/train.py", *words, f"hydra.run.dir={tmp_path / 'run'}"],
-        cwd=ROOT,
-        env={"HF_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert refused.returncode == 1
-    assert "no weights as safetensors" in refused.stderr
+    refused = command("train", *words, folder=tmp_path / "refused", ok=False)
+    assert refused.code == 1
+    assert "no weights as safetensors" in refused.out
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Command
+import yaml
+from conftest import ROOT, Command, in_cache
+from transformers import BertConfig
 
 pytestmark = pytest.mark.slow
 README = (ROOT / "README.md").read_text("utf-8")
@@ -96,10 +98,30 @@ def test_adding_a_model_and_a_dataset_touches_two_files_each(clone: Path) -> Non
     assert int(re.findall(r"(\d+) passed", said)[0]) >= 2
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment_keeps_its_promise(command: Command, name: str) -> None:
-    header = (ROOT / f"conf/experiment/{name}.yaml").read_text()
-    said = dict(re.findall(r"^#\s+(command|expected):\s+(.+)$", header, re.MULTILINE))
+def header(name: str) -> dict[str, str]:
+    text = (ROOT / f"conf/experiment/{name}.yaml").read_text()
+    said = dict(re.findall(r"^#\s+(command|expected|needs):\s+(.+)$", text, re.MULTILINE))
     assert said["command"] == f"python src/train.py experiment={name}"
-    metric, number = said["expected"].split(" >= ")
+    return said
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if "needs" not in header(name)])
+def test_experiment_keeps_its_promise(command: Command, name: str) -> None:
+    metric, number = header(name)["expected"].split(" >= ")
     assert command("train", f"experiment={name}").json("metrics.json")[metric] >= float(number)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if "needs" in header(name)])
+def test_experiment_on_weights_from_a_cache(
+    command: Command, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = header(name)["needs"].split(",")[0]
+    in_cache(tmp_path, needed, BertConfig())  # random weights of the real shape
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    run = command("train", f"experiment={name}", "trainer.max_epochs=5", f"cache.folder={tmp_path / 'features'}")
+    assert "2,307 learn" in run.out  # three labels
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert (config["optimizer"]["_target_"], config["optimizer"]["lr"]) == ("torch.optim.Adam", 2e-5)
+    again = command("evaluate", f"run={run.folder}", f"cache.folder={tmp_path / 'features'}")
+    assert "frozen base read" in again.out
+    assert run.json("evaluate.json") == run.json("metrics.json")

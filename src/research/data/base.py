@@ -23,6 +23,7 @@ class Data(LightningDataModule):
 
     spec: Spec
     fingerprint: str
+    source: str | None = None  # where the rows come from, when the name does not say it
 
     def __init__(self, batch_size: int, shuffle: bool, seed: int) -> None:
         super().__init__()

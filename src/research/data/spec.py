@@ -1,6 +1,6 @@
 """What a dataset says of itself, in plain values: enough to build a network, a loss and metrics without the data."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 
@@ -14,6 +14,7 @@ class Spec:
     x_mean, x_std: over the training rows, one number a feature or channel; empty where x is not scaled.
     y_mean, y_std: over the training rows, one number a target; empty for `class`.
     class_counts: training rows of each class; empty for `value`.
+    mask, special: of texts: the id that hides a word, if there is one, and those that are no words (padding, ...).
     """
 
     kind: Literal["features", "image", "text"]
@@ -24,7 +25,9 @@ class Spec:
     x_std: tuple[float, ...] = ()
     y_mean: tuple[float, ...] = ()
     y_std: tuple[float, ...] = ()
-    class_counts: tuple[int, ...] = field(default=())
+    class_counts: tuple[int, ...] = ()
+    mask: int | None = None
+    special: tuple[int, ...] = ()
 
     @property
     def num_outputs(self) -> int:

@@ -77,7 +77,15 @@ class TextData(Data):
         self.rows = {name: Tokens([ids[i] for i in part], y[part], pad) for name, part in self.ids.items()}
         self._check_labels(classes)
         counts = torch.bincount(self.rows["train"].y, minlength=len(classes)).tolist()
-        self.spec = Spec("text", (len(made), self.max_length), "class", classes, class_counts=tuple(counts))
+        self.spec = Spec(
+            "text",
+            (len(made), self.max_length),
+            "class",
+            classes,
+            class_counts=tuple(counts),
+            mask=made.mask_token_id,
+            special=tuple(made.all_special_ids),
+        )
         content = "\0".join(f"{text.text}\1{text.label}" for text in texts)
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
 

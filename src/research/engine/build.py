@@ -19,10 +19,12 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig
 
 from research.data.base import Data
+from research.engine.checkpoint import load
 from research.engine.errors import UserError, unknown
 from research.engine.features import fill, usable
 from research.engine.finetune import Finetune
 from research.engine.pictures import Pictures
+from research.engine.pretrained import from_run
 from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
 
 trace = logging.getLogger("research.traceback")
@@ -41,16 +43,18 @@ def make(node: Any) -> Any:
     return instantiate(node, _convert_="all")
 
 
-def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = ()) -> Parts:
+def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = (), start: Path | None = None) -> Parts:
     """Builds what a run needs, in `folder`.
 
     Args:
         more: callbacks beside those of the config.
+        start: a checkpoint of the run, whose weights the network gets.
 
     Raises:
         UserError: parts that cannot work, or not together; all that are found are told at once.
     """
     _hush()
+    cfg = from_run(cfg, folder) if start else cfg
     seed_all(fold(cfg.seed, WEIGHTS))
     problems: list[str] = []
     with _blame(problems, "data"):
@@ -102,6 +106,8 @@ def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = ()) -> Parts
         )
         problems += _unwatched(cfg, task.logged)
     _raise(problems)
+    if start:
+        task.load_state_dict(load(start)["state_dict"])
     if cfg.cache and usable(net, data, plan):
         fill(net, data, Path(cfg.cache.folder), int(cfg.cache.max_bytes), trainer.strategy.root_device)
     if cfg.compile:

@@ -46,10 +46,8 @@ def export(cfg: DictConfig, folder: Path) -> None:
     import torch
 
     from research.engine.opened import opened
-    from research.engine.score import load_weights
 
     parts = opened(cfg, folder, cached=False)
-    load_weights(parts, folder, cfg.checkpoint)
     task = parts.task.cpu().eval()
     loader = parts.data.val_dataloader()
     batches = [x for x, _ in list(loader)[:3]]

@@ -14,6 +14,7 @@ from research.engine.checkpoint import FOLDER, newest
 from research.engine.errors import UserError
 from research.engine.launch import WORKER
 from research.engine.loggers import Csv, TensorBoard
+from research.engine.pretrained import keep
 from research.engine.record import Record
 from research.engine.reopen import Changes
 from research.engine.report import show
@@ -39,12 +40,14 @@ def fit(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, cha
         log.info("resume     after epoch %d, step %d", epoch, step)
         for key, (before, after) in changed.items():
             log.info("changed    %s: %s -> %s", key, before, after)
-    parts = build(cfg, folder, [Resumed(changed)] if start else [])
+    parts = build(cfg, folder, [Resumed(changed)] if start else [], start)
     if record:
         device = parts.trainer.strategy.root_device
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         record.content["hardware"] |= {"device": str(device), "gpu": gpu, "cuda": torch.version.cuda}
-        record.add(data={"fingerprint": parts.data.fingerprint, "spec": parts.data.spec.plain()})
+        data = parts.data
+        record.add(data={"fingerprint": data.fingerprint, "source": data.source, "spec": data.spec.plain()})
+        keep(parts, folder)
         log.info("folder     %s", os.path.relpath(folder))
         sizes = ", ".join(f"{count} {split}" for split, count in parts.data.num_rows.items())
         log.info("data       %s; %s", sizes, parts.data.spec)

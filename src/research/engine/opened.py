@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from research.engine.build import Parts, build
+from research.engine.checkpoint import FOLDER
 from research.engine.errors import UserError
 from research.engine.reopen import changes, saved_config
 
@@ -30,4 +31,4 @@ def opened(cfg: DictConfig, folder: Path, *, cached: bool) -> Parts:
     cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy = 1, 1, "auto"
     if not cached:
         cfg.cache = None
-    return build(cfg, folder)
+    return build(cfg, folder, start=folder / FOLDER / f"{cfg.checkpoint}.ckpt")

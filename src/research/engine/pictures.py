@@ -28,7 +28,7 @@ class Pictures(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         spec: Any = pl_module.spec
-        if spec.target == "class":
+        if spec.classes:
             self.matrix = MulticlassConfusionMatrix(len(spec.classes), validate_args=False).to(pl_module.device)
 
     def on_test_batch_end(

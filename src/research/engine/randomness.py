@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 # What a seed is for: draws of one batch for different ends must not be the same draws.
-WEIGHTS, AUGMENT, DROPOUT = 1, 2, 3
+WEIGHTS, AUGMENT, DROPOUT, MASK = 1, 2, 3, 4
 
 
 def fold(*numbers: int) -> int:

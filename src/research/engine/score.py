@@ -9,11 +9,6 @@ from research.engine.checkpoint import FOLDER, load
 Which = Literal["best", "last"]
 
 
-def load_weights(parts: Parts, folder: Path, which: Which) -> None:
-    """Puts the weights of a checkpoint into the task. Raises UserError when it is missing or damaged."""
-    parts.task.load_state_dict(load(folder / FOLDER / f"{which}.ckpt")["state_dict"])
-
-
 def score(parts: Parts, folder: Path, which: Which) -> dict[str, float]:
     """Loads the weights of a checkpoint into the task and gives its flat metrics, `val/...` and `test/...`.
 
@@ -22,7 +17,7 @@ def score(parts: Parts, folder: Path, which: Which) -> dict[str, float]:
     Raises:
         UserError: the checkpoint is missing or damaged.
     """
-    load_weights(parts, folder, which)
+    parts.task.load_state_dict(load(folder / FOLDER / f"{which}.ckpt")["state_dict"])
     trainer = parts.trainer
     found: dict[str, float] = {}
     for run in (trainer.validate, trainer.test):

@@ -1,15 +1,21 @@
 """The job behind `python src/train.py`: one run, from a config to a folder that holds its result."""
 
+import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from research.engine.errors import UserError
 from research.engine.launch import WORKER
-from research.engine.record import Record, held, recorded
+from research.engine.record import ROOT, Record, held, recorded
 from research.engine.reopen import Changes, changes, record_of, saved_config
 
+log = logging.getLogger(__name__)
+
+PRETRAIN = "pretrain"  # in the run's folder: the folder of the run before it
 # What a resumed run keeps: another network, split, order or idea of the best would make it another run.
 FIXED = ("model", "task", "seed", "data._target_", "data.fractions", "data.split_seed", "monitor", "mode")
 
@@ -32,7 +38,11 @@ def train(cfg: DictConfig, folder: Path) -> None:
             cfg.resume = None
         elif (folder / "run.json").exists():
             raise UserError(f"'{folder}' is a run already; go on with it, resume={folder}, or take another folder.")
+        if cfg.pretrain:
+            cfg.model.pretrained = os.path.relpath(folder / PRETRAIN)
         with recorded(folder, cfg, earlier, changed) as record:
+            if cfg.pretrain:
+                _pretrain(list(cfg.pretrain), folder / PRETRAIN)
             _run(cfg, folder, record, earlier is not None, changed)
 
 
@@ -45,6 +55,27 @@ def _run(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, ch
     metrics = score(parts, folder, "best")
     if record:
         report(cfg, record, parts, metrics)
+
+
+def _pretrain(words: list[str], folder: Path) -> None:
+    """Makes the run whose network this one starts from, in a process and a folder of its own; goes on with one begun.
+
+    Raises:
+        UserError: that run failed.
+    """
+    begun = (folder / "run.json").is_file()
+    if begun and record_of(folder)["status"] == "finished":
+        return
+    ours = [f"resume='{folder}'"] if begun else [*words, f"hydra.run.dir='{folder}'"]
+    log.info("pretrain   python src/train.py %s", " ".join(words))
+    process = subprocess.Popen([sys.executable, str(ROOT / "src/train.py"), *ours])
+    try:
+        code = process.wait()
+    finally:
+        process.terminate()  # of no effect on one that has ended
+        process.wait()
+    if code:
+        raise UserError(f"the run before this one failed with code {code}; see {os.path.relpath(folder)}/train.log.")
 
 
 def _refuse(changed: Changes) -> None:

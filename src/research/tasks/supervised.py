@@ -54,7 +54,7 @@ class Supervised(LightningModule):
         self.make_optimizer, self.make_scheduler, self.groups = optimizer, scheduler, groups
         self.scale_x = Standardize(spec.x_mean, spec.x_std)
         self.scale_y = Standardize(spec.y_mean, spec.y_std)
-        made = MetricCollection({name: _metric(name, metric, spec) for name, metric in metrics.items()})
+        made = MetricCollection({name: self._metric(name, metric) for name, metric in metrics.items()})
         self.metrics = nn.ModuleDict({"val": made.clone("val/"), "test": made.clone("test/")})
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
         self.logged = {"train/loss", "train/loss_step", "val/loss", *made.clone("val/")}
@@ -63,9 +63,18 @@ class Supervised(LightningModule):
         """x in the data's units -> (B, C) logits, or (B, K) values in the target's units."""
         return self.scale_y.inverse(self.net(self.scale_x(x)))
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def answer(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """What the network says of a batch, (B, C) or (B, K) as it is trained, and y in the data's units."""
         x, y = batch
-        loss = self.loss(self.net(self.scale_x(x)), self.scale_y(y))
+        return self.net(self.scale_x(x)), y
+
+    def num_classes(self) -> int:
+        """That metrics tell apart."""
+        return len(self.spec.classes)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raw, y = self.answer(batch, batch_idx)
+        loss = self.loss(raw, self.scale_y(y))
         trainer: Any = self.trainer
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # `log` in every step costs 5 % of it
             self.log("train/loss_step", loss, prog_bar=True, logger=bool(trainer.loggers))
@@ -84,15 +93,14 @@ class Supervised(LightningModule):
         )
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._score("val", batch)
+        return self._score("val", batch, batch_idx)
 
     def test_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._score("test", batch)
+        return self._score("test", batch, batch_idx)
 
-    def _score(self, split: str, batch: Any) -> Tensor:
+    def _score(self, split: str, batch: Any, batch_idx: int) -> Tensor:
         """Adds a batch to the metrics of a split; gives (B, C) probabilities or (B, K) values."""
-        x, y = batch
-        raw = self.net(self.scale_x(x))
+        raw, y = self.answer(batch, batch_idx)
         losses: Any = self.losses[split]
         metrics: Any = self.metrics[split]
         losses.update(self.loss(raw, self.scale_y(y)), len(y))
@@ -144,10 +152,10 @@ class Supervised(LightningModule):
             if isinstance(config.scheduler, ReduceLROnPlateau):
                 config.scheduler.step(self.trainer.callback_metrics[str(config.monitor)])
 
-
-def _metric(name: str, make: Callable[..., Any], spec: Spec) -> Any:
-    known = {"num_classes": len(spec.classes), "validate_args": False} if spec.target == "class" else {}
-    try:
-        return make(**known)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"metrics.{name} does not score a {spec.target}: {error}") from error
+    def _metric(self, name: str, make: Callable[..., Any]) -> Any:
+        classes = self.spec.target == "class"
+        known = {"num_classes": self.num_classes(), "validate_args": False} if classes else {}
+        try:
+            return make(**known)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"metrics.{name} does not score a {self.spec.target}: {error}") from error

@@ -1,0 +1,86 @@
+"""`make bench`: fine-tuning against transformers' Trainer: the same texts, weights, split, epochs and machine.
+
+Whole processes, from the command to the result. One pair each: the peer's take minutes. Nothing is asserted.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+from by_trainer import FRACTIONS, PACKAGES
+from rich.console import Console
+from rich.table import Table
+from spine import timed
+
+DATA = (f"data.packages=[{','.join(PACKAGES)}]", f"data.fractions={FRACTIONS}".replace(" ", ""))
+LIKE_FOR_LIKE = ("data.split=random", "data.duplicates=true")
+CONSOLE = Console(width=110)
+RATES = "1e-4,3e-4,1e-3,2e-3,3e-3,5e-3,1e-2,3e-2"
+
+
+def ours(place: Path, *words: str, split: tuple[str, ...] = LIKE_FOR_LIKE) -> tuple[float, float]:
+    """Seconds and test accuracy; `place` holds the cache of features."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = f"hydra.run.dir={folder}"
+        seconds = timed("src/train.py", "model=bert", *DATA, *split, f"cache.folder={place}", run, *words)
+        return seconds, json.loads((Path(folder) / "metrics.json").read_text())["test/acc"]
+
+
+def theirs(*words: str) -> tuple[float, float]:
+    with tempfile.NamedTemporaryFile() as out:
+        seconds = timed("tests/bench/by_trainer.py", out.name, *words)
+        return seconds, json.loads(Path(out.name).read_text())["test/acc"]
+
+
+def speed(table: Table) -> None:
+    for epochs, aims in (("3", (">= 10", ">= 4")), ("10", (">= 30", ">= 12"))):
+        with tempfile.TemporaryDirectory() as cache:
+            words = ("finetune=head", f"trainer.max_epochs={epochs}", "optimizer.lr=3e-3")
+            seconds, accuracy = ours(Path(cache), *words)
+        for sampling, aim in zip(("default", "grouped"), aims, strict=True):
+            peer, other = theirs("frozen", epochs, sampling)
+            row = f"{seconds:.0f}", f"{accuracy:.3f}", f"{peer:.0f}", f"{other:.3f}", f"{peer / seconds:.1f}", aim
+            table.add_row(f"frozen base, {epochs} epochs, peer {sampling}", *row)
+    with tempfile.TemporaryDirectory() as cache:
+        seconds, accuracy = ours(Path(cache), "trainer.max_epochs=2", "optimizer.lr=5e-5")
+    peer, other = theirs("full", "2", "default")
+    row = f"{seconds:.0f}", f"{accuracy:.3f}", f"{peer:.0f}", f"{other:.3f}", f"{peer / seconds:.1f}", ">= 2"
+    table.add_row("everything learns, 2 epochs", *row)
+
+
+def sweep() -> None:
+    words = ("model=bert", "finetune=head", "trainer.max_epochs=3", *DATA, *LIKE_FOR_LIKE)
+    seconds = []
+    for rates in ("3e-3", RATES):
+        with tempfile.TemporaryDirectory() as place:
+            where = (f"cache.folder={place}/cache", f"hydra.sweep.dir={place}/runs")
+            seconds.append(timed("src/train.py", "-m", *words, *where, f"optimizer.lr={rates}"))
+    one, eight = seconds
+    CONSOLE.print(
+        f"8 learning rates on the frozen base: {eight:.0f} s, one: {one:.0f} s, {eight / one:.2f} (aim <= 1.5)"
+    )
+
+
+def accuracies() -> None:
+    table = Table("test accuracy, eight packages", "random split", "duplicates out", "grouped by module")
+    splits = (LIKE_FOR_LIKE, ("data.split=random",), ("data.split=grouped",))
+    for what, words in (
+        ("frozen head, 3 epochs, lr 3e-3", ("finetune=head", "trainer.max_epochs=3", "optimizer.lr=3e-3")),
+        ("everything learns, 3 epochs", ("trainer.max_epochs=3",)),
+    ):
+        with tempfile.TemporaryDirectory() as cache:
+            found = [ours(Path(cache), *words, split=split)[1] for split in splits]
+        table.add_row(what, *(f"{accuracy:.3f}" for accuracy in found))
+    CONSOLE.print(table)
+
+
+def main() -> None:
+    sweep()
+    accuracies()
+    table = Table("whole process", "ours, s", "acc", "Trainer, s", "acc", "times", "aim")
+    speed(table)
+    CONSOLE.print(table)
+
+
+if __name__ == "__main__":
+    main()
