@@ -136,10 +136,11 @@ def test_one_seed_gives_one_result_and_another_another(command: Command, tmp_pat
 
 
 def test_two_processes_make_one_run_with_the_metrics_of_one(command: Command, tmp_path: Path) -> None:
-    words = ("trainer.max_epochs=3", "trainer.accelerator=cpu", "model.dropout=0")
+    # by gradient descent, which keeps rounding as small as it is: Adam divides by it where a gradient is near zero
+    words = ("trainer.max_epochs=3", "trainer.accelerator=cpu", "model.dropout=0", "optimizer=sgd")
     one = command("train", *words, folder=tmp_path / "one").json("metrics.json")
     run = command("train", "trainer=ddp", *words, folder=tmp_path / "two")
-    assert run.json("metrics.json") == pytest.approx(one, abs=1e-4)
+    assert run.json("metrics.json") == pytest.approx(one, abs=1e-5)
     assert len(list(tmp_path.iterdir())) == 2
     assert run.json("run.json")["status"] == "finished"
 
@@ -190,9 +191,9 @@ def test_plain_settings_of_the_trainer(command: Command) -> None:
 
 
 def test_compiled_run_equals_the_plain_one(command: Command, tmp_path: Path) -> None:
-    words = ("trainer.max_epochs=2", "model.dropout=0")
+    words = ("trainer.max_epochs=2", "model.dropout=0", "optimizer=sgd")
     plain = command("train", *words, folder=tmp_path / "plain")
     compiled = command("train", *words, "compile=true", folder=tmp_path / "compiled")
-    assert compiled.json("metrics.json") == pytest.approx(plain.json("metrics.json"), abs=1e-3)
+    assert compiled.json("metrics.json") == pytest.approx(plain.json("metrics.json"), abs=1e-5)
     weights = torch.load(compiled.folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert not any("_orig_mod" in key for key in weights)

@@ -39,6 +39,10 @@ def train(cfg: DictConfig, folder: Path) -> None:
         elif (folder / "run.json").exists():
             raise UserError(f"'{folder}' is a run already; go on with it, resume={folder}, or take another folder.")
         if cfg.pretrain:
+            if "pretrained" not in cfg.model:
+                raise UserError(
+                    f"pretrain= is for a model that takes pretrained weights; {cfg.model._target_} does not."
+                )
             cfg.model.pretrained = os.path.relpath(folder / PRETRAIN)
         with recorded(folder, cfg, earlier, changed) as record:
             if cfg.pretrain:
