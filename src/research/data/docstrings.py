@@ -5,6 +5,7 @@ import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from research.data.text import Text, TextData
@@ -31,23 +32,27 @@ class Docstrings(TextData):
 
     def read(self) -> list[Text]:
         root = Path(sysconfig.get_paths()["stdlib"])
-        found = [text for init in sorted(root.glob("*/__init__.py")) for text in _package(root, init.parent)]
-        counts = Counter(text.label for text in found)
-        if isinstance(self.packages, int):
-            chosen = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: self.packages]]
-        else:
-            chosen = self.packages
-        for name in chosen:
-            if name not in counts:
+        folders = {init.parent.name: init.parent for init in sorted(root.glob("*/__init__.py"))}
+        folders = {name: folder for name, folder in folders.items() if name not in SKIPPED}
+        named = list(folders) if isinstance(self.packages, int) else self.packages
+        for name in named:
+            if name not in folders:
                 version = ".".join(map(str, sys.version_info[:2]))
-                raise ValueError(unknown(f"package of Python {version} called", name, counts))
-        self.source = f"standard library of Python {sys.version.split()[0]}: {', '.join(chosen)}"
-        return [text for text in found if text.label in chosen]
+                raise ValueError(unknown(f"package of Python {version} called", name, folders))
+        found = [text for name in sorted(set(named)) for text in _package(root, folders[name])]
+        if isinstance(self.packages, int):
+            counts = Counter(text.label for text in found)
+            named = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: self.packages]]
+        self.source = f"standard library of Python {sys.version.split()[0]}: {', '.join(named)}"
+        return [text for text in found if text.label in named]
 
 
-def _package(root: Path, folder: Path) -> Iterator[Text]:
-    if folder.name in SKIPPED:
-        return
+@cache  # the runs of a sweep read alike
+def _package(root: Path, folder: Path) -> tuple[Text, ...]:
+    return tuple(_texts(root, folder))
+
+
+def _texts(root: Path, folder: Path) -> Iterator[Text]:
     for path in sorted(folder.rglob("*.py")):
         place = path.relative_to(root)
         if SKIPPED.intersection(place.parts):

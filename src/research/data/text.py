@@ -3,7 +3,8 @@
 import hashlib
 import logging
 from abc import abstractmethod
-from typing import Any, Literal, NamedTuple
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,8 +68,11 @@ class TextData(Data):
             texts = list({text.text: text for text in reversed(texts)}.values())[::-1]  # the first of each stays
         classes = tuple(sorted({text.label for text in texts}))
         y = torch.tensor([classes.index(text.label) for text in texts])
-        made = tokenizer(self.tokenizer or PACKAGED)
-        ids = self._tokenised(made, [text.text for text in texts])
+        name = self.tokenizer or PACKAGED
+        made = tokenizer(name)
+        ids, num_cut = _tokenised(name, self.max_length, tuple(text.text for text in texts))
+        if num_cut:
+            log.info("texts      %d of %d are longer than %d tokens and are cut", num_cut, len(texts), self.max_length)
         if self.split == "random":
             self.ids = random_split(y, self.fractions, self.split_seed, stratify=True)
         else:
@@ -89,14 +93,6 @@ class TextData(Data):
         content = "\0".join(f"{text.text}\1{text.label}" for text in texts)
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
 
-    def _tokenised(self, made: Any, texts: list[str]) -> list[Tensor]:
-        limit = min(self.max_length, made.model_max_length)
-        whole = made(texts, add_special_tokens=True, verbose=False)["input_ids"]
-        cut = made(texts, truncation=True, max_length=limit)["input_ids"]
-        if longer := sum(len(row) > limit for row in whole):
-            log.info("texts      %d of %d are longer than %d tokens and are cut", longer, len(texts), limit)
-        return [torch.tensor(row) for row in cut]
-
     def _check_labels(self, classes: tuple[str, ...]) -> None:
         seen = set(self.rows["train"].y.tolist())
         missing = [name for index, name in enumerate(classes) if index not in seen]
@@ -105,3 +101,17 @@ class TextData(Data):
                 f"no training text has the label(s) {', '.join(missing)}; they would be seen only in val or test. "
                 "Take another split_seed, split=random, or leave these labels out"
             )
+
+
+@lru_cache(maxsize=2)  # the runs of a sweep ask alike
+def _tokenised(name: str, max_length: int, texts: tuple[str, ...]) -> tuple[tuple[Tensor, ...], int]:
+    """The ids of each text, (T,), of at most as many tokens as the tokenizer takes; and how many texts were cut."""
+    made = tokenizer(name)
+    limit = min(max_length, made.model_max_length)
+    ids = made(list(texts), verbose=False)["input_ids"]
+    longer = [index for index, row in enumerate(ids) if len(row) > limit]
+    if longer:
+        cut = made([texts[index] for index in longer], truncation=True, max_length=limit)["input_ids"]
+        for index, row in zip(longer, cut, strict=True):
+            ids[index] = row
+    return tuple(torch.tensor(row) for row in ids), len(longer)
