@@ -147,7 +147,7 @@ def test_the_record_says_which_python_the_texts_are_from(command: Command) -> No
         (("model.pretrained=no/such-model",), "Three ways on"),
         (("model.pretrained=./nowhere",), "there is no folder"),
         (("data.packages=[asyncio,emial]",), "did you mean 'email'?"),
-        (("model=mlp", 'pretrain=["seed=1"]'), "is for a model that takes pretrained weights"),
+        (("model=mlp", "data=docstrings", 'pretrain=["seed=1"]'), "is for a model that takes pretrained weights"),
         (("task=masked",), "task=masked needs model=masked_bert; this run has a Bert"),
         (("model=mlp", "data=docstrings"), "model=mlp takes x of kind features or image"),
     ],
