@@ -118,3 +118,14 @@ def test_one_process_at_a_time_holds_a_folder(run: Path) -> None:
         pass
     with held(run):  # free again
         pass
+
+
+def test_a_folder_is_free_when_the_block_ends_not_when_something_is_collected(run: Path) -> None:
+    (run / "run.json").unlink()
+    first = held(run)
+    refused: Any = pytest.raises(UserError, match="another process is training")
+    with first, refused, held(run):
+        pass
+    with held(run):
+        pass
+    assert first is not None

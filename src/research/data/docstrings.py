@@ -40,8 +40,10 @@ class Docstrings(TextData):
                 version = ".".join(map(str, sys.version_info[:2]))
                 raise ValueError(unknown(f"package of Python {version} called", name, folders))
         found = [text for name in sorted(set(named)) for text in _package(root, folders[name])]
+        counts = Counter(text.label for text in found)
+        if silent := [name for name in named if name not in counts and not isinstance(self.packages, int)]:
+            raise ValueError(f"{', '.join(silent)}: no docstring there has more than {MIN_CHARS} characters")
         if isinstance(self.packages, int):
-            counts = Counter(text.label for text in found)
             named = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: self.packages]]
         self.source = f"standard library of Python {sys.version.split()[0]}: {', '.join(named)}"
         return [text for text in found if text.label in named]

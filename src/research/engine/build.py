@@ -19,15 +19,13 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig
 
 from research.data.base import Data
-from research.engine.checkpoint import load
-from research.engine.errors import UserError, unknown
+from research.engine.checkpoint import load_weights
+from research.engine.errors import UserError, trace, unknown
 from research.engine.features import fill, usable
 from research.engine.finetune import Finetune
 from research.engine.pictures import Pictures
 from research.engine.pretrained import from_run
 from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
-
-trace = logging.getLogger("research.traceback")
 
 
 @dataclass
@@ -77,20 +75,7 @@ def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = (), start: P
     with _blame(problems, "finetune"):
         plan.prepare(net)
     with _blame(problems, "trainer"):
-        callbacks = [*make(cfg.get("callbacks") or {}).values(), plan, SeedEachBatch(cfg.seed), Pictures(), *more]
-        logger = make(cfg.logger)(save_dir=folder) if cfg.logger else False
-        # what Lightning refuses to be given where it is of no use
-        useless = [] if logger else [LearningRateMonitor]
-        useless += [] if cfg.trainer.get("enable_progress_bar", True) else [ProgressBar]
-        callbacks = [callback for callback in callbacks if not isinstance(callback, tuple(useless))]
-        trainer = make(cfg.trainer)(
-            callbacks=callbacks,
-            logger=logger,
-            default_root_dir=folder,
-            precision=_precision(cfg.trainer.precision),
-            use_distributed_sampler=False,  # the order of batches is ours, see data/batches.py
-            enable_model_summary=False,  # a callback in conf/callbacks
-        )
+        trainer = _trainer(cfg, folder, [plan, SeedEachBatch(cfg.seed), Pictures(), *more])
     _raise(problems)
 
     with _blame(problems, "task"):
@@ -107,12 +92,28 @@ def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = (), start: P
         problems += _unwatched(cfg, task.logged)
     _raise(problems)
     if start:
-        task.load_state_dict(load(start)["state_dict"])
+        load_weights(task, start)
     if cfg.cache and usable(net, data, plan):
         fill(net, data, Path(cfg.cache.folder), int(cfg.cache.max_bytes), trainer.strategy.root_device)
     if cfg.compile:
         net.compile()  # in place, which leaves the names in a checkpoint as they are
     return Parts(data, task, trainer, plan)
+
+
+def _trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> Trainer:
+    """With the callbacks of the config and more; without those that Lightning refuses where they are of no use."""
+    callbacks = [*make(cfg.get("callbacks") or {}).values(), *more]
+    logger = make(cfg.logger)(save_dir=folder) if cfg.logger else False
+    useless = [] if logger else [LearningRateMonitor]
+    useless += [] if cfg.trainer.get("enable_progress_bar", True) else [ProgressBar]
+    return make(cfg.trainer)(
+        callbacks=[callback for callback in callbacks if not isinstance(callback, tuple(useless))],
+        logger=logger,
+        default_root_dir=folder,
+        precision=_precision(cfg.trainer.precision),
+        use_distributed_sampler=False,  # the order of batches is ours, see data/batches.py
+        enable_model_summary=False,  # a callback in conf/callbacks
+    )
 
 
 def seed_all(seed: int) -> None:
@@ -132,7 +133,9 @@ def _hush() -> None:
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # whose report is asked for
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning's own
     warnings.filterwarnings("ignore", message="Found .* module.* in eval mode at the start of training")  # the plan's
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed run
+    # of a resumed run
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
 
 
 def _precision(given: str) -> str:

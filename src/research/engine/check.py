@@ -24,8 +24,6 @@ from research.engine.reopen import reopened, with_values
 
 SEVERAL = {"callbacks"}  # groups of which several options may be taken together
 COUNTS = ("trainer.accumulate_grad_batches", "trainer.max_epochs", "trainer.log_every_n_steps")  # never 0
-
-
 Words = list[str]
 
 
@@ -52,7 +50,7 @@ def check(conf: str, config_name: str, overrides: Words, sweep: bool = True, fol
             elif override.is_sweep_override() and (folder or not sweep):
                 more = "one run folder is opened at a time" if folder else "to run each of them, add -m"
                 problems.append(f"{text} has several values; {more}.")
-            elif is_group(loader, override.key_or_group):
+            elif _is_group(loader, override.key_or_group):
                 problems += (wrong := _wrong_options(loader, override))
                 groups += [] if wrong or override.value_type == ValueType.GLOB_CHOICE_SWEEP else [_words(override)]
             elif override.key_or_group.startswith("hydra"):
@@ -75,7 +73,7 @@ def _tried(make: Callable[[], DictConfig]) -> tuple[DictConfig | None, Words]:
         return None, [" ".join(str(error).split())]
 
 
-def _variants(groups: list[Words]) -> Iterator[list[str]]:
+def _variants(groups: list[Words]) -> Iterator[Words]:
     """The first choice of each group together, then each further choice in its place."""
     first = [choices[0] for choices in groups]
     yield first
@@ -110,7 +108,7 @@ def _parse(text: str) -> tuple[Override | None, str]:
     return None, f"'{text}' is not of the form key=value; quote values with special characters: 'key=\"a, b\"'."
 
 
-def is_group(loader: ConfigLoader, key: str) -> bool:
+def _is_group(loader: ConfigLoader, key: str) -> bool:
     return bool(loader.get_group_options(key)) or bool(loader.list_groups(key))
 
 

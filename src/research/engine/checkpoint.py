@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
 
 from research.engine.errors import UserError
 
@@ -66,6 +67,20 @@ def load(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:
         raise UserError(f"the checkpoint '{path}' cannot be read: {error}") from error
+
+
+def load_weights(task: nn.Module, path: Path) -> None:
+    """Puts the weights of a checkpoint into a task: the evaluated ones, which are the average with weight averaging.
+
+    Raises:
+        UserError: as `load` does.
+    """
+    task.load_state_dict(load(path)["state_dict"])
+
+
+def path_of(run: Path, which: str) -> Path:
+    """Where a run has its checkpoint `best` or `last`."""
+    return run / FOLDER / f"{which}.ckpt"
 
 
 def newest(run: Path) -> tuple[Path, int, int]:

@@ -1,7 +1,10 @@
 """What is told to the user without a traceback."""
 
+import logging
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+trace = logging.getLogger("research.traceback")  # to the run's log only, see conf/hydra/job_logging
 
 
 class UserError(ValueError):

@@ -17,6 +17,6 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     from research.engine.report import table
     from research.engine.score import score
 
-    metrics = score(opened(cfg, folder, cached=True), folder, cfg.checkpoint)
+    metrics = score(opened(cfg, folder, cached=True))
     write_json(folder / "evaluate.json", metrics)
     table(metrics)

@@ -16,7 +16,7 @@ from research.engine.launch import WORKER
 from research.engine.loggers import Csv, TensorBoard
 from research.engine.pretrained import keep
 from research.engine.record import Record
-from research.engine.reopen import Changes
+from research.engine.reopen import Changes, tell
 from research.engine.report import show
 from research.engine.resume import Resumed
 
@@ -38,8 +38,7 @@ def fit(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, cha
                 f"trainer.max_epochs={2 * (epoch + 1)}."
             )
         log.info("resume     after epoch %d, step %d", epoch, step)
-        for key, (before, after) in changed.items():
-            log.info("changed    %s: %s -> %s", key, before, after)
+        tell(changed)
     parts = build(cfg, folder, [Resumed(changed)] if start else [], start)
     if record:
         device = parts.trainer.strategy.root_device

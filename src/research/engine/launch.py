@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -19,14 +20,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from research.engine.check import check
-from research.engine.errors import UserError
+from research.engine.errors import UserError, trace
 from research.engine.reopen import pointed, reopened, with_values
 
 CONF = Path(__file__).parents[3] / "conf"
 WORKER = "RESEARCH_RUN_FOLDER"  # set by a multi-process trainer for the processes it starts: the run they join
 FULL = "HYDRA_FULL_ERROR"
 log = logging.getLogger("research")
-trace = logging.getLogger("research.traceback")  # to the run's log only, see conf/hydra/job_logging
 
 
 def launch(name: str) -> None:
@@ -41,25 +41,13 @@ def launch(name: str) -> None:
 
     OmegaConf.register_new_resolver("token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     args = get_args_parser().parse_args()
-    words: list[str] = args.overrides
-    run = None
     if args.help:
         print(_help())
         sys.exit(0)
-    if not (args.hydra_help or args.info or args.shell_completion):
-        try:
-            run = pointed(words)
-            if problems := check(str(CONF), name, words, sweep=args.multirun, folder=run):
-                raise UserError(*problems)
-            if run and args.multirun:
-                raise UserError(f"'{run}' is one run, and -m is for several; leave out -m.")
-        except UserError as error:
-            _tell(error.problems)
-            sys.exit(2)
-    groups = [word for word in words if _is_group(word)]
+    run = _checked(name, args)
+    groups, values, hydras = _kinds(args.overrides)
     if run:  # the settings of the command are for the run's own config, of which Hydra knows nothing
-        hydras = [word for word in words if word.lstrip("+~").startswith("hydra.")]
-        flags = [word for word in sys.argv if word not in words]
+        flags = [word for word in sys.argv if word not in args.overrides]
         sys.argv = [*flags, *groups, *hydras, f"hydra.run.dir='{run.resolve()}'"]
 
     codes: dict[str, int] = {}
@@ -70,7 +58,6 @@ def launch(name: str) -> None:
         os.environ[FULL] = full
         folder = Path(HydraConfig.get().runtime.output_dir)
         if run:
-            values = [word for word in words if word not in groups and not word.lstrip("+~").startswith("hydra")]
             cfg = with_values(reopened(name, folder, groups), values)
         codes[os.path.relpath(folder)] = _exit_code(name, cfg, folder)
 
@@ -94,8 +81,30 @@ def _help() -> str:
     return "\n".join([sys.modules["__main__"].__doc__ or "", "Groups and their options:", *sorted(rows), "", settings])
 
 
-def _is_group(word: str) -> bool:
-    return (CONF / word.split("=")[0].lstrip("+~").split("@")[0]).is_dir()
+def _checked(name: str, args: Namespace) -> Path | None:
+    """The run that the command opens again, if any. Leaves with code 2 when the command is wrong."""
+    if args.hydra_help or args.info or args.shell_completion:
+        return None
+    try:
+        run = pointed(args.overrides)
+        if problems := check(str(CONF), name, args.overrides, sweep=args.multirun, folder=run):
+            raise UserError(*problems)
+        if run and args.multirun:
+            raise UserError(f"'{run}' is one run, and -m is for several; leave out -m.")
+        return run
+    except UserError as error:
+        _tell(error.problems)
+        sys.exit(2)
+
+
+def _kinds(words: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Words that choose an option of a group, words that set a value, and words for Hydra itself."""
+    groups, values, hydras = [], [], []
+    for word in words:
+        key = word.split("=")[0].lstrip("+~").split("@")[0]
+        kind = hydras if key.startswith(("hydra.", "hydra/")) else groups if (CONF / key).is_dir() else values
+        kind.append(word)
+    return groups, values, hydras
 
 
 def _exit_code(name: str, cfg: DictConfig, folder: Path) -> int:

@@ -2,7 +2,6 @@
 
 import csv
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,6 @@ class Csv(CSVLogger):
     """
 
     def __init__(self, save_dir: Path) -> None:
-        warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")  # the run's own folder
         super().__init__(save_dir, name="", version="")
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:

@@ -1,16 +1,13 @@
 """A finished run as live objects, for the jobs that score or export it: one device, no logger, no callbacks."""
 
-import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from research.engine.build import Parts, build
-from research.engine.checkpoint import FOLDER
+from research.engine.checkpoint import path_of
 from research.engine.errors import UserError
-from research.engine.reopen import changes, saved_config
-
-log = logging.getLogger(__name__)
+from research.engine.reopen import changes, saved_config, tell
 
 
 def opened(cfg: DictConfig, folder: Path, *, cached: bool) -> Parts:
@@ -25,10 +22,9 @@ def opened(cfg: DictConfig, folder: Path, *, cached: bool) -> Parts:
     """
     if cfg.checkpoint not in ("best", "last"):
         raise UserError(f"checkpoint={cfg.checkpoint}: a run has the checkpoints best and last.")
-    for key, (before, after) in changes(saved_config(folder), cfg).items():
-        log.info("changed    %s: %s -> %s", key, before, after)
+    tell(changes(saved_config(folder), cfg))
     cfg.callbacks, cfg.logger = {}, None
     cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy = 1, 1, "auto"
     if not cached:
         cfg.cache = None
-    return build(cfg, folder, start=folder / FOLDER / f"{cfg.checkpoint}.ckpt")
+    return build(cfg, folder, start=path_of(folder, cfg.checkpoint))

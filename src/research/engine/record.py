@@ -55,12 +55,12 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it.
     """
-    lock = FileLock(folder / ".lock")
+    record = folder / "run.json"
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout:
-        holder = json.loads((folder / "run.json").read_text("utf-8")).get("pid", "?")
-        raise UserError(f"process {holder} is training into '{folder}' now; wait until it ends, or stop it.") from None
+        holder = f"process {json.loads(record.read_text('utf-8'))['pid']}" if record.is_file() else "another process"
+        raise UserError(f"{holder} is training into '{folder}' now; wait until it ends, or stop it.") from None
     with lock:
         yield
 

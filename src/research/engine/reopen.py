@@ -5,6 +5,7 @@ for the options that the command names, so a later edit of `conf/` does not leak
 """
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +18,8 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from research.engine.errors import UserError
+
+log = logging.getLogger(__name__)
 
 POINTERS = ("resume", "run")  # the keys that name a run folder
 Changes = dict[str, tuple[Any, Any]]  # dotted key: (before, after)
@@ -91,7 +94,8 @@ def reopened(name: str, folder: Path, groups: Sequence[str]) -> DictConfig:
     except ConfigCompositionException:  # an option that is no longer there: the new one counts as a whole
         before = {key: value for key, value in _plain(compose(name)).items() if key not in named}
     tree = {**before, **_plain(saved_config(folder))}
-    _patch(tree, before, _plain(compose(name, list(groups))))
+    if groups:
+        _patch(tree, before, _plain(compose(name, list(groups))))
     cfg = OmegaConf.create(tree)
     OmegaConf.set_struct(cfg, True)
     return cfg
@@ -110,6 +114,12 @@ def changes(before: DictConfig, after: DictConfig) -> Changes:
     assert isinstance(trees[0], dict)
     assert isinstance(trees[1], dict)
     return dict(_differences(trees[0], {key: trees[1].get(key) for key in trees[0] if key not in POINTERS}, ""))
+
+
+def tell(changed: Changes) -> None:
+    """Lists what a command changed of a run."""
+    for key, (before, after) in changed.items():
+        log.info("changed    %s: %s -> %s", key, before, after)
 
 
 def _plain(cfg: DictConfig) -> Tree:

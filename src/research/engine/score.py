@@ -1,23 +1,10 @@
-"""Scores a checkpoint of a run on its validation and test rows."""
-
-from pathlib import Path
-from typing import Literal
+"""Scores a network on the validation and test rows of its run."""
 
 from research.engine.build import Parts
-from research.engine.checkpoint import FOLDER, load
-
-Which = Literal["best", "last"]
 
 
-def score(parts: Parts, folder: Path, which: Which) -> dict[str, float]:
-    """Loads the weights of a checkpoint into the task and gives its flat metrics, `val/...` and `test/...`.
-
-    The weights are the evaluated ones: with weight averaging, the average.
-
-    Raises:
-        UserError: the checkpoint is missing or damaged.
-    """
-    parts.task.load_state_dict(load(folder / FOLDER / f"{which}.ckpt")["state_dict"])
+def score(parts: Parts) -> dict[str, float]:
+    """Gives the flat metrics, `val/...` and `test/...`, of the weights that the task has."""
     trainer = parts.trainer
     found: dict[str, float] = {}
     for run in (trainer.validate, trainer.test):

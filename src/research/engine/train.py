@@ -51,12 +51,14 @@ def train(cfg: DictConfig, folder: Path) -> None:
 
 
 def _run(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, changed: Changes) -> None:
-    from research.engine.fit import fit  # imported once the run is on record: these take seconds
+    from research.engine.checkpoint import load_weights, path_of  # once the run is on record: these take seconds
+    from research.engine.fit import fit
     from research.engine.report import report
     from research.engine.score import score
 
     parts = fit(cfg, folder, record, resumed, changed)
-    metrics = score(parts, folder, "best")
+    load_weights(parts.task, path_of(folder, "best"))
+    metrics = score(parts)
     if record:
         report(cfg, record, parts, metrics)
 
