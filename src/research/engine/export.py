@@ -18,6 +18,7 @@ Reader = Callable[[Any], Any]  # x -> predictions, by the exported file
 OPEN_BASE = """\
 from pathlib import Path
 from safetensors.torch import load_file
+from torch.nn.functional import layer_norm
 from transformers import AutoModel, AutoTokenizer
 
 folder = Path("{folder}")
@@ -25,7 +26,8 @@ base, head = AutoModel.from_pretrained(folder).eval(), load_file(folder / "head.
 x = AutoTokenizer.from_pretrained(folder)(["a text"], return_tensors="pt")
 h = base(input_ids=x["input_ids"], attention_mask=x["attention_mask"]).last_hidden_state
 h = {pooled}
-logits = h @ head["1.weight"].T + head["1.bias"]
+h = layer_norm(h, h.shape[-1:], head["0.weight"], head["0.bias"])
+logits = h @ head["2.weight"].T + head["2.bias"]
 """
 POOLED = {
     "mean": '(h * x["attention_mask"][..., None]).sum(1) / x["attention_mask"].sum(1, keepdim=True)',

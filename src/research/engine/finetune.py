@@ -132,7 +132,8 @@ class Finetune(Callback):
 
 def depths(network: nn.Module) -> dict[str, int]:
     """The depth of each parameter, by name."""
-    stacks = {n: len(m) for n, m in network.named_modules() if isinstance(m, nn.ModuleList | nn.Sequential) and n}
+    modules = [(name, module) for name, module in network.named_modules() if name and name.split(".")[0] != "head"]
+    stacks = {name: len(module) for name, module in modules if isinstance(module, nn.ModuleList | nn.Sequential)}
     stack = max(stacks, key=lambda name: stacks[name], default="")
     size = stacks.get(stack, 0)
     found, passed = {}, False
