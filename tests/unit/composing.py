@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset, disable_progress_bars
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 from research.data.spec import Spec
 from research.engine.check import check
@@ -38,6 +40,26 @@ def a_spec(kind: Any = "features", shape: tuple[int, ...] = (5,), num_classes: i
     return Spec(kind, shape, "class", names, class_counts=(10,) * num_classes, **statistics)
 
 
+def own_files(folder: Path) -> dict[str, list[str]]:
+    """The words that give each option of data that is a user's own its files, made in a folder."""
+    rows = [f"{i % 7},{'abc'[i % 3]},{i % 2}" for i in range(80)]
+    (folder / "table.csv").write_text("\n".join(["size,colour,good", *rows]))
+    texts = [f"{['good', 'bad'][i % 2]} text number {i},{'xy'[i % 2]}" for i in range(80)]
+    (folder / "text.csv").write_text("\n".join(["text,label", *texts]))
+    for i in range(40):
+        (folder / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 8), 5 * i + 1).save(folder / "photos" / "ab"[i % 2] / f"{i}.png")
+    texts = [{"text": f"text number {i}", "label": "xy"[i % 2]} for i in range(80)]
+    disable_progress_bars()
+    Dataset.from_list(texts).save_to_disk(folder / "hub")
+    paths = {"table": "table.csv", "text": "text.csv", "images": "photos"}
+    found = {name: [f"data={name}", f"data.path={folder / path}"] for name, path in paths.items()}
+    found["table"] += ["data.target=good", "data.duplicates=keep"]
+    found["images"] += ["data.size=8", "data.num_workers=0"]
+    found["hub"] = ["data=hub", f"data.name={folder / 'hub'}"]
+    return {name: [*words, "data.batch_size=16"] for name, words in found.items()}
+
+
 def quick(*overrides: str, epochs: int = 1, steps: int = 2) -> DictConfig:
     """A short, silent run on one thread of the CPU; `callbacks` only when an override names them."""
     torch.set_num_threads(1)  # several are slower for networks this small, and much slower on a busy machine
@@ -48,7 +70,9 @@ def quick(*overrides: str, epochs: int = 1, steps: int = 2) -> DictConfig:
     if not any(word.startswith("callbacks") for word in overrides):
         cfg.callbacks = {}
     if "max_length" in cfg.data:  # texts: few and short
-        cfg.data.max_length, cfg.data.packages = 16, 2
+        cfg.data.max_length = 16
+    if "packages" in cfg.data:
+        cfg.data.packages = 2
     for name, callback in dict(cfg.callbacks).items():
         if "Progress" in callback["_target_"]:
             del cfg.callbacks[name]

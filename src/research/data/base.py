@@ -1,5 +1,7 @@
 """What every dataset of the template is: a DataModule that says what it holds and augments its training batches."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +12,23 @@ from torch.utils.data import DataLoader
 from research.data.batches import BatchOrder, Rows, Tokens
 from research.data.spec import Spec
 from research.engine.randomness import AUGMENT, fold, reseed
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows to predict.
+
+    Attributes:
+    given: the rows as they are in the file: an Arrow batch.
+    x: of those that can be read.
+    good: (n,) their places among the rows.
+    wrong: the place of each other row, and why it cannot be read.
+    """
+
+    given: Any
+    x: Any
+    good: Tensor
+    wrong: list[tuple[int, str]]
 
 
 class Data(LightningDataModule):
@@ -24,12 +43,17 @@ class Data(LightningDataModule):
     spec: Spec
     fingerprint: str
     source: str | None = None  # where the rows come from, when the name does not say it
+    fitted: Spec | None = None  # of the run that is opened on other rows, which are then all `test`
+    balanced = False  # whether training rows are drawn so that each class comes equally often
+    num_workers = 0  # processes that read batches
 
     def __init__(self, batch_size: int, shuffle: bool, seed: int) -> None:
         super().__init__()
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rows: dict[str, Rows | Tokens] = {}
         self.features: dict[str, Tensor] = {}  # what a frozen base outputs for each row, in place of x
+        self.ids: dict[str, Tensor] = {}  # which rows of the source each split has
+        self.findings: list[str] = []  # what was warned of
         self.augment: nn.Module | None = None  # (x, y) -> (x, y), set by build
 
     @property
@@ -49,9 +73,18 @@ class Data(LightningDataModule):
     def _loader(self, split: str, seed: int | None) -> DataLoader[Any]:
         rows, trainer = self.rows[split], self.trainer
         place = {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
-        order = BatchOrder(len(rows), self.batch_size, seed=seed, train=split == "train", lengths=rows.lengths, **place)
-        held = Rows(self.features[split], rows.y) if self.features else rows
-        return DataLoader(held, sampler=order, batch_size=None, pin_memory=torch.cuda.is_available())
+        train = split == "train"
+        labels = rows.labels if self.balanced and train and seed is not None else None
+        order = BatchOrder(
+            len(rows), self.batch_size, seed=seed, train=train, lengths=rows.lengths, balance=labels, **place
+        )
+        held = Rows(self.features[split], rows.labels) if self.features else rows
+        workers: dict[str, Any] = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
+        return DataLoader(held, sampler=order, batch_size=None, pin_memory=torch.cuda.is_available(), **workers)
+
+    def inputs(self, path: str) -> Iterator[Inputs]:
+        """Rows of a file to predict, batch by batch. Raises ValueError where this data has no file."""
+        raise ValueError(f"a run on {type(self).__name__} cannot read files; train with data=table, text or images")
 
     def train_dataloader(self) -> DataLoader[Any]:
         return self._loader("train", self.seed if self.shuffle else None)

@@ -29,6 +29,11 @@ class Rows(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y
 
+    @property
+    def labels(self) -> Tensor:
+        """(N,) classes or (N, K) values, in the order of the rows."""
+        return self.y
+
     def __len__(self) -> int:
         return len(self.y)
 
@@ -49,6 +54,11 @@ class Tokens(Dataset[tuple[dict[str, Tensor], Tensor]]):
     def __init__(self, ids: list[Tensor], y: Tensor, pad: int) -> None:
         self.ids, self.y, self.pad = ids, y, pad
         self.lengths = torch.tensor([len(row) for row in ids])
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) classes."""
+        return self.y
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,6 +82,7 @@ class BatchOrder(Sampler[Tensor]):
         batch_size: B, over all processes.
         seed: None for the given order, every time the same.
         lengths: (N,) of texts: batches are then made of texts of like length.
+        balance: (N,) classes: rows are then drawn, with replacement, so that each class is equally likely.
         rank: this process, of `world_size`.
     """
 
@@ -83,6 +94,7 @@ class BatchOrder(Sampler[Tensor]):
         seed: int | None,
         train: bool,
         lengths: Tensor | None = None,
+        balance: Tensor | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -92,6 +104,7 @@ class BatchOrder(Sampler[Tensor]):
             )
         self.num_rows, self.batch_size, self.seed, self.train = num_rows, batch_size, seed, train
         self.lengths, self.rank, self.world_size = lengths, rank, world_size
+        self.weights = None if balance is None else 1 / torch.bincount(balance).double()[balance]  # (N,)
         self.epoch = 0
         self.sizes: list[int] = []  # rows of each batch of this epoch, over all processes
 
@@ -107,7 +120,10 @@ class BatchOrder(Sampler[Tensor]):
                 order = self.lengths.argsort(stable=True)
             return list(order.split(self.batch_size))
         generator = torch.Generator().manual_seed(fold(self.seed, self.epoch))
-        order = torch.randperm(self.num_rows, generator=generator)
+        if self.weights is None:
+            order = torch.randperm(self.num_rows, generator=generator)
+        else:
+            order = _drawn(self.weights, self.num_rows, generator)
         if self.lengths is None:
             return list(order.split(self.batch_size))
         pools = [pool[self.lengths[pool].argsort(stable=True)] for pool in order.split(POOL * self.batch_size)]
@@ -134,3 +150,10 @@ class BatchOrder(Sampler[Tensor]):
         """The factor of this process's mean loss that makes the mean over processes the mean over rows."""
         rows = self.sizes[batch_idx]
         return len(range(self.rank, rows, self.world_size)) * self.world_size / rows
+
+
+def _drawn(weights: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    """(num,) indices with replacement; by their cumulated weights, as multinomial takes no more than 2^24."""
+    steps = weights.cumsum(0)
+    at = torch.rand(num, generator=generator, dtype=torch.float64) * steps[-1]
+    return torch.searchsorted(steps, at).clamp(max=len(weights) - 1)

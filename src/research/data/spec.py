@@ -5,6 +5,32 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
+class Column:
+    """What a network sees of one column of a table, as fitted on the training rows.
+
+    Attributes:
+    kind: a date counts as days since 1970, a boolean as 0 and 1.
+    categories: texts, in the order of their codes; a text that is not among them counts as unknown.
+    missing: whether training rows lack it; the network then sees an indicator.
+    median: what stands for a missing number.
+    mean, std: of the numbers that are there.
+    """
+
+    name: str
+    kind: Literal["numeric", "boolean", "date", "categorical"]
+    categories: tuple[str, ...] = ()
+    missing: bool = False
+    median: float = 0.0
+    mean: float = 0.0
+    std: float = 1.0
+
+    @property
+    def width(self) -> int:
+        """Numbers that the network sees."""
+        return (len(self.categories) if self.kind == "categorical" else 1) + self.missing
+
+
+@dataclass(frozen=True)
 class Spec:
     """Attributes:
     kind: what x is: `features` (D,), an `image` (C, H, W) in [0, 1], ...
@@ -14,6 +40,7 @@ class Spec:
     x_mean, x_std: over the training rows, one number a feature or channel; empty where x is not scaled.
     y_mean, y_std: over the training rows, one number a target; empty for `class`.
     class_counts: training rows of each class; empty for `value`.
+    columns: of a table: x is then (D,) numbers and codes as in the file, and `shape` what the network sees of them.
     mask, special: of texts: the id that hides a word, if there is one, and those that are no words (padding, ...).
     """
 
@@ -26,6 +53,7 @@ class Spec:
     y_mean: tuple[float, ...] = ()
     y_std: tuple[float, ...] = ()
     class_counts: tuple[int, ...] = ()
+    columns: tuple[Column, ...] = ()
     mask: int | None = None
     special: tuple[int, ...] = ()
 
@@ -37,6 +65,13 @@ class Spec:
     def __str__(self) -> str:
         target = f"{len(self.classes)} classes" if self.target == "class" else f"{self.num_outputs} numeric target(s)"
         return f"{self.kind} {' x '.join(map(str, self.shape))} -> {target}"
+
+    @classmethod
+    def read(cls, plain: dict[str, Any]) -> "Spec":
+        """Of what `plain` has written."""
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+        columns = [Column(**{**column, "categories": tuple(column["categories"])}) for column in plain["columns"]]
+        return cls(**{**values, "columns": tuple(columns)})
 
     def plain(self) -> dict[str, Any]:
         """For `run.json`."""

@@ -1,37 +1,155 @@
 """Disjoint row ids for train, val and test; functions of their arguments alone, never of a global generator."""
 
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
 from torch import Tensor
+
+from research.engine.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
 
-def random_split(y: Tensor, fractions: list[float], seed: int, stratify: bool) -> dict[str, Tensor]:
-    """Sorted ids (n,) of each split.
+@dataclass(frozen=True)
+class Rules:
+    """How rows are split.
 
-    Args:
-        y: (N,) classes or (N, K) values.
-        stratify: keep the proportions of the classes.
+    Attributes:
+    fractions: of the rows for train, val and test.
+    seed: of the split alone.
+    stratify: keep the proportions of classes.
+    folds, fold: cross-validation: the test rows are one of `folds` parts, and val its share of the rest.
+    """
+
+    fractions: list[float]
+    seed: int
+    stratify: bool = True
+    folds: int | None = None
+    fold: int = 0
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is known of each row before its x is looked at.
+
+    Attributes:
+    y: (N,) classes or (N, K) values.
+    classes: names; empty for values.
+    identity: (N,) numbers that are equal where rows are.
+    given: (N,) which of SPLITS a file or a column says, -1 where none does.
+    group: (N,) rows that are alike belong on one side.
+    time: (N,) later rows are tested.
+    """
+
+    y: Tensor
+    classes: tuple[str, ...]
+    identity: np.ndarray[Any, Any] | None = None
+    given: np.ndarray[Any, Any] | None = None
+    group: np.ndarray[Any, Any] | None = None
+    time: np.ndarray[Any, Any] | None = None
+
+
+def assign(listing: Listing, rules: Rules) -> dict[str, Tensor]:
+    """Sorted ids (n,) of each split. What is given stays as it is; the other splits are taken from the train rows.
 
     Raises:
-        ValueError: too few rows, or too few of a class to stratify.
+        UserError: too few rows or groups, or too few of a class to stratify.
     """
-    ids, labels = torch.arange(len(y)).numpy(), y.numpy()
-    rest, test = train_test_split(ids, test_size=fractions[2], random_state=seed, stratify=labels if stratify else None)
-    share = fractions[1] / (fractions[0] + fractions[1])
-    train, val = train_test_split(rest, test_size=share, random_state=seed, stratify=labels[rest] if stratify else None)
-    return {name: torch.from_numpy(part).sort().values for name, part in zip(SPLITS, (train, val, test), strict=True)}
+    given = np.zeros(len(listing.y), dtype=np.int8) if listing.given is None else listing.given
+    ids = {name: np.flatnonzero(given == index) for index, name in enumerate(SPLITS)}
+    train, val, test = rules.fractions
+    if rules.folds:
+        if len(ids["test"]):
+            raise UserError(f"data.folds={rules.folds} makes test rows, and this data says which they are.")
+        ids["train"], ids["test"] = _fold(ids["train"], listing, rules)
+    elif not len(ids["test"]):
+        ids["train"], ids["test"] = _hold_out(ids["train"], listing, rules, test)
+    if not len(ids["val"]):
+        ids["train"], ids["val"] = _hold_out(ids["train"], listing, rules, val / (train + val))
+    if empty := [name for name in SPLITS if not len(ids[name])]:
+        raise UserError(f"the split leaves no row for {' and '.join(empty)}: {len(listing.y)} rows are too few for it.")
+    return {name: torch.from_numpy(np.sort(part)) for name, part in ids.items()}
+
+
+def without_copies(ids: dict[str, Tensor], identity: np.ndarray[Any, Any]) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Takes rows out of train that are also in val or test, and out of val those that are in test; how many each."""
+    held, found, gone = identity[ids["test"]], dict(ids), {}
+    for name in ("val", "train"):
+        keep = ~np.isin(identity[ids[name]], held)
+        gone[name] = int((~keep).sum())
+        found[name] = ids[name][torch.from_numpy(keep)]
+        held = np.concatenate([held, identity[ids[name]]])
+    return found, gone
+
+
+def random_split(y: Tensor, fractions: list[float], seed: int, stratify: bool) -> dict[str, Tensor]:
+    """Sorted ids (n,) of each split, of y: (N,) classes or (N, K) values. Raises as `assign` does."""
+    names = tuple(str(label) for label in range(int(y.max()) + 1)) if stratify else ()
+    return assign(Listing(y, names), Rules(fractions, seed, stratify))
 
 
 def grouped_split(y: Tensor, groups: list[str], fractions: list[float], seed: int) -> dict[str, Tensor]:
     """As `random_split`, with all rows of a group on one side; shares and proportions are as near as groups allow."""
-    rest, test = _hold_out(torch.arange(len(y)), y, groups, fractions[2], seed)
-    train, val = _hold_out(rest, y, groups, fractions[1] / (fractions[0] + fractions[1]), seed)
-    return {"train": train, "val": val, "test": test}
+    return assign(Listing(y, ("",), group=np.array(groups)), Rules(fractions, seed))
 
 
-def _hold_out(ids: Tensor, y: Tensor, groups: list[str], share: float, seed: int) -> tuple[Tensor, Tensor]:
-    folds = StratifiedGroupKFold(max(2, round(1 / share)), shuffle=True, random_state=seed)
-    kept, held = next(folds.split(ids.numpy(), y[ids].numpy(), [groups[i] for i in ids]))
-    return ids[torch.from_numpy(kept)], ids[torch.from_numpy(held)]
+def _hold_out(ids: Any, listing: Listing, rules: Rules, share: float) -> tuple[Any, Any]:
+    """Two parts of ids, the second of about `share` of them."""
+    labels = listing.y[ids].numpy() if rules.stratify and listing.classes else None
+    if listing.time is not None:
+        order = ids[np.argsort(listing.time[ids], kind="stable")]
+        cut = listing.time[order[len(order) - max(1, round(share * len(order)))]]
+        later = listing.time[ids] >= cut  # rows of one time are on one side
+        return ids[~later], ids[later]
+    if listing.group is not None:
+        folds = max(2, round(1 / share))
+        return _folded(ids, listing, StratifiedGroupKFold(folds, shuffle=True, random_state=rules.seed), 0, rules)
+    try:
+        kept, held = train_test_split(ids, test_size=share, random_state=rules.seed, stratify=labels)
+    except ValueError as error:
+        raise _too_few(ids, listing, 2) or UserError(f"{len(ids)} rows are too few to split: {error}") from error
+    return kept, held
+
+
+def _fold(ids: Any, listing: Listing, rules: Rules) -> tuple[Any, Any]:
+    folds, fold = rules.folds, rules.fold
+    assert folds
+    if fold >= folds:
+        raise UserError(f"data.fold={fold}: the folds of data.folds={folds} are 0 to {folds - 1}.")
+    if listing.time is not None:
+        raise UserError("data.folds and data.time exclude each other: a fold would be tested on what came before it.")
+    settings: Any = {"n_splits": folds, "shuffle": True, "random_state": rules.seed}
+    stratify = rules.stratify and bool(listing.classes)
+    if listing.group is not None:
+        maker: Any = StratifiedGroupKFold(**settings) if stratify else GroupKFold(**settings)
+    else:
+        maker = StratifiedKFold(**settings) if stratify else KFold(**settings)
+        if stratify and (wrong := _too_few(ids, listing, folds)):
+            raise wrong
+    return _folded(ids, listing, maker, fold, rules)
+
+
+def _folded(ids: Any, listing: Listing, maker: Any, fold: int, rules: Rules) -> tuple[Any, Any]:
+    labels = listing.y[ids].numpy() if rules.stratify and listing.classes else np.zeros(len(ids), dtype=int)
+    groups = None if listing.group is None else listing.group[ids]
+    if groups is not None and (num := len(np.unique(groups))) < maker.get_n_splits():
+        raise UserError(f"{num} groups are too few: the split needs {maker.get_n_splits()}.")
+    kept, held = list(maker.split(ids, labels, groups))[fold]
+    return ids[kept], ids[held]
+
+
+def _too_few(ids: Any, listing: Listing, least: int) -> UserError | None:
+    """Of a class, to be in every part."""
+    if not listing.classes:
+        return None
+    counts = torch.bincount(listing.y[ids], minlength=len(listing.classes)).tolist()
+    rare = [f"'{name}' ({count})" for name, count in zip(listing.classes, counts, strict=True) if 0 < count < least]
+    if not rare:
+        return None
+    return UserError(
+        f"too few rows to have {', '.join(rare[:5])} in each part of the split; {least} of each are needed. Leave "
+        "such classes out, join them, or do not stratify: data.stratify=false."
+    )

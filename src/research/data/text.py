@@ -3,16 +3,20 @@
 import hashlib
 import logging
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from research.data.base import Data
-from research.data.batches import Tokens
+from research.data.base import Data, Inputs
+from research.data.batches import Rows, Tokens
+from research.data.files import batches
+from research.data.honesty import check_classes
 from research.data.spec import Spec
 from research.data.splits import grouped_split, random_split
+from research.engine.errors import UserError, unknown
 from research.engine.pretrained import PACKAGED, tokenizer
 from research.engine.values import Fractions, NonNegativeInt, PositiveInt
 
@@ -26,7 +30,7 @@ class Text(NamedTuple):
 
 
 class TextData(Data):
-    """Give `read`; the rest follows.
+    """Texts that a program finds. Give `read`; the rest follows.
 
     Args:
         batch_size: texts a step, over all devices together.
@@ -36,6 +40,8 @@ class TextData(Data):
         duplicates: whether a text that occurs again is kept.
         tokenizer: where it comes from, see `engine/pretrained.py`; None for the packaged one.
     """
+
+    text = "text"  # the column of a file to predict
 
     def __init__(
         self,
@@ -58,7 +64,7 @@ class TextData(Data):
         """All texts, in an order that is always the same."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads, tokenises, splits; once."""
+        """Reads, splits, tokenises; once."""
         if self.rows:
             return
         texts = self.read()
@@ -68,39 +74,75 @@ class TextData(Data):
             texts = list({text.text: text for text in reversed(texts)}.values())[::-1]  # the first of each stays
         classes = tuple(sorted({text.label for text in texts}))
         y = torch.tensor([classes.index(text.label) for text in texts])
-        name = self.tokenizer or PACKAGED
-        made = tokenizer(name)
-        ids, num_cut = _tokenised(name, self.max_length, tuple(text.text for text in texts))
-        if num_cut:
-            log.info("texts      %d of %d are longer than %d tokens and are cut", num_cut, len(texts), self.max_length)
         if self.split == "random":
             self.ids = random_split(y, self.fractions, self.split_seed, stratify=True)
         else:
             self.ids = grouped_split(y, [text.group for text in texts], self.fractions, self.split_seed)
-        pad = made.pad_token_id or 0
-        self.rows = {name: Tokens([ids[i] for i in part], y[part], pad) for name, part in self.ids.items()}
-        self._check_labels(classes)
-        counts = torch.bincount(self.rows["train"].y, minlength=len(classes)).tolist()
-        self.spec = Spec(
-            "text",
-            (len(made), self.max_length),
-            "class",
-            classes,
-            class_counts=tuple(counts),
-            mask=made.mask_token_id,
-            special=tuple(made.all_special_ids),
-        )
+        check_classes(classes, {name: y[part] for name, part in self.ids.items()}, self.findings)
+        made = tuple(text.text for text in texts)
+        self.rows, self.spec = tokens(made, y, classes, self.ids, self.tokenizer, self.max_length)
         content = "\0".join(f"{text.text}\1{text.label}" for text in texts)
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
 
-    def _check_labels(self, classes: tuple[str, ...]) -> None:
-        seen = set(self.rows["train"].y.tolist())
-        missing = [name for index, name in enumerate(classes) if index not in seen]
-        if missing:
-            raise ValueError(
-                f"no training text has the label(s) {', '.join(missing)}; they would be seen only in val or test. "
-                "Take another split_seed, split=random, or leave these labels out"
-            )
+    def inputs(self, path: str) -> Iterator[Inputs]:
+        return text_inputs(path, lambda names: self.text, self.tokenizer, self.max_length)
+
+
+def tokens(
+    texts: tuple[str, ...],
+    y: Tensor,
+    classes: tuple[str, ...],
+    ids: dict[str, Tensor],
+    source: str | None,
+    max_length: int,
+) -> tuple[dict[str, Rows | Tokens], Spec]:
+    """The rows of each split, tokenised, and what they are; texts that are cut are reported.
+
+    Args:
+        y: (N,) classes of the texts.
+        ids: (n,) of each split.
+        source: of the tokenizer; None for the packaged one.
+        max_length: T.
+    """
+    name = source or PACKAGED
+    made = tokenizer(name)
+    found, num_cut = _tokenised(name, max_length, texts)
+    if num_cut:
+        log.info("texts      %d of %d are longer than %d tokens and are cut", num_cut, len(texts), max_length)
+    rows: dict[str, Rows | Tokens] = {
+        split: Tokens([found[i] for i in part], y[part], made.pad_token_id or 0) for split, part in ids.items()
+    }
+    spec = Spec(
+        "text",
+        (len(made), max_length),
+        "class",
+        classes,
+        class_counts=tuple(torch.bincount(y[ids["train"]], minlength=len(classes)).tolist()) if "train" in ids else (),
+        mask=made.mask_token_id,
+        special=tuple(made.all_special_ids),
+    )
+    return rows, spec
+
+
+def text_inputs(
+    path: str, column_of: Callable[[list[str]], str], source: str | None, max_length: int
+) -> Iterator[Inputs]:
+    """Texts of a file with their tokens, batch by batch; an empty one cannot be read.
+
+    Args:
+        column_of: which of the names is the column of texts.
+    """
+    name = source or PACKAGED
+    pad = tokenizer(name).pad_token_id or 0
+    for batch in batches(path):
+        column = column_of(batch.schema.names)
+        if column not in batch.schema.names:
+            raise UserError(f"'{path}' lacks the column of texts: {unknown('column', column, batch.schema.names)}")
+        texts = [str(value or "").strip() for value in batch.column(column).to_pylist()]
+        good = torch.tensor([row for row, text in enumerate(texts) if text], dtype=torch.long)
+        found, _ = _tokenised.__wrapped__(name, max_length, tuple(texts[row] for row in good))
+        wrong = [(row, f"column '{column}' is empty") for row, text in enumerate(texts) if not text]
+        yield Inputs(batch, Tokens(list(found), torch.zeros(len(good), dtype=torch.long), pad), good, wrong)
 
 
 @lru_cache(maxsize=2)  # the runs of a sweep ask alike

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig
 
 from research.data.base import Data
+from research.data.spec import Spec
 from research.engine.checkpoint import load_weights
 from research.engine.errors import UserError, trace, unknown
 from research.engine.features import fill, usable
@@ -41,12 +42,21 @@ def make(node: Any) -> Any:
     return instantiate(node, _convert_="all")
 
 
-def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = (), start: Path | None = None) -> Parts:
+def build(
+    cfg: DictConfig,
+    folder: Path,
+    more: Sequence[Callback] = (),
+    start: Path | None = None,
+    fitted: Spec | None = None,
+    read: bool = True,
+) -> Parts:
     """Builds what a run needs, in `folder`.
 
     Args:
         more: callbacks beside those of the config.
         start: a checkpoint of the run, whose weights the network gets.
+        fitted: the spec of the run, for rows that it was not made with.
+        read: whether there are such rows; else the data is only good for `inputs`.
 
     Raises:
         UserError: parts that cannot work, or not together; all that are found are told at once.
@@ -54,12 +64,8 @@ def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = (), start: P
     _hush()
     cfg = from_run(cfg, folder) if start else cfg
     seed_all(fold(cfg.seed, WEIGHTS))
+    data = read_data(cfg, fitted, read)
     problems: list[str] = []
-    with _blame(problems, "data"):
-        data = make(cfg.data)(shuffle=cfg.shuffle, seed=cfg.seed)
-        data.setup()
-    _raise(problems)
-
     with _blame(problems, "augment"):
         data.augment = make(cfg.augment)(spec=data.spec)
     with _blame(problems, "model"):
@@ -67,7 +73,7 @@ def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = (), start: P
     with _blame(problems, "finetune"):
         plan = make(cfg.finetune)
     with _blame(problems, "loss"):
-        loss = make(cfg.loss)(spec=data.spec)
+        loss = make(_of_target(cfg.loss, data.spec))(spec=data.spec)
     with _blame(problems, "optimizer"):
         make(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])  # would else be told only when the fit begins
     _raise(problems)
@@ -83,7 +89,7 @@ def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = (), start: P
             net=net,
             spec=data.spec,
             loss=loss,
-            metrics=make(cfg.metrics),
+            metrics=make(_of_target(cfg.metrics, data.spec)),
             optimizer=make(cfg.optimizer),
             lr=cfg.optimizer.lr,
             groups=plan.groups,
@@ -98,6 +104,20 @@ def build(cfg: DictConfig, folder: Path, more: Sequence[Callback] = (), start: P
     if cfg.compile:
         net.compile()  # in place, which leaves the names in a checkpoint as they are
     return Parts(data, task, trainer, plan)
+
+
+def read_data(cfg: DictConfig, fitted: Spec | None = None, read: bool = True) -> Data:
+    """The data of a run, split. Arguments and errors are those of `build`."""
+    problems: list[str] = []
+    with _blame(problems, "data"):
+        data = make(cfg.data)(shuffle=cfg.shuffle, seed=cfg.seed)
+        data.fitted = fitted
+        if read:
+            data.setup()
+        elif fitted:
+            data.spec = fitted
+    _raise(problems)
+    return data  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
 def _trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> Trainer:
@@ -116,6 +136,11 @@ def _trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> Trainer
     )
 
 
+def _of_target(node: Any, spec: Spec) -> Any:
+    """The part of an `auto` option that is for the kind of target that the data has."""
+    return node[spec.target] if {"class", "value"} <= set(node) else node
+
+
 def seed_all(seed: int) -> None:
     """For what draws outside a training step; inside one, see `randomness.py`."""
     random.seed(seed)
@@ -132,6 +157,8 @@ def _hush() -> None:
         logger.setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # whose report is asked for
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")  # Lightning's own
+    warnings.filterwarnings("ignore", message="`LightningModule.configure_optimizers` returned `None`")  # task=fitted
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message="Found .* module.* in eval mode at the start of training")  # the plan's
     # of a resumed run
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")

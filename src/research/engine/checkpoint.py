@@ -33,6 +33,7 @@ class RunCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
             auto_insert_metric_name=False,
         )
+        self._last_global_step_saved = -1  # else a network that is fitted, in no step, would not be saved
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()

@@ -6,19 +6,18 @@ tensors only (safetensors).
 
 import hashlib
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from research.data.base import Data
 from research.data.batches import Tokens
+from research.engine.disk_cache import kept
 from research.engine.finetune import Finetune
 
 log = logging.getLogger(__name__)
@@ -34,28 +33,15 @@ def usable(network: Any, data: Data, plan: Finetune) -> bool:
 
 
 def fill(network: Any, data: Data, folder: Path, max_bytes: int, device: torch.device) -> None:
-    """Puts the features of every row into `data.features`, from the disk or computed now.
-
-    Two runs that want the same features at once wait for one another, and the second reads what the first wrote.
-    """
+    """Puts the features of every row into `data.features`, from the disk or computed now."""
     start = time.perf_counter()
-    key = _key(network, data)
-    path = folder / f"{key}.safetensors"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{key}.lock"):
-        found = _read(path)
-        if found is None:
-            found = {name: _features(network, rows, device) for name, rows in data.rows.items()}
-            part = path.with_suffix(f".{os.getpid()}.part")
-            save_file(found, part)
-            part.replace(path)
-            how = "computed"
-        else:
-            how = "read"
-            os.utime(path)  # the least recently used file goes first
-    _shrink(folder, max_bytes, keep=path)
-    data.features = found
-    seconds = time.perf_counter() - start
+
+    def make(path: Path) -> None:
+        save_file({name: _features(network, rows, device) for name, rows in data.rows.items()}, path)
+
+    path = folder / f"{_key(network, data)}.safetensors"
+    data.features, found = kept(path, max_bytes, make, load_file)
+    how, seconds = "read" if found else "computed", time.perf_counter() - start
     log.info("features   of the frozen base %s in %.1f s; each epoch now trains the head alone", how, seconds)
 
 
@@ -74,16 +60,6 @@ def _key(network: Any, data: Data) -> str:
     return content.hexdigest()[:32]
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        return None
-    except Exception:  # whatever is wrong with it, it can be computed anew
-        log.warning("features   '%s' cannot be read and is computed anew", path)
-        return None
-
-
 @torch.inference_mode()
 def _features(network: Any, rows: Any, device: torch.device, batch_size: int = 32) -> Tensor:
     """(N, H), computed in batches of texts of like length."""
@@ -96,12 +72,3 @@ def _features(network: Any, rows: Any, device: torch.device, batch_size: int = 3
     found = torch.empty(len(rows), made[0].shape[1])
     found[order] = torch.cat(made)
     return found
-
-
-def _shrink(folder: Path, max_bytes: int, keep: Path) -> None:
-    files = sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True)
-    total = 0
-    for file in files:
-        total += file.stat().st_size
-        if total > max_bytes and file != keep:
-            file.unlink(missing_ok=True)

@@ -63,7 +63,7 @@ class Finetune(Callback):
                 parameter.requires_grad = False
         self.never = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
         self.depths = depths(network)
-        top = max(self.depths.values())
+        top = max(self.depths.values(), default=0)
         for epoch, layers in (self.unfreeze or {}).items():
             if layers > top - 1:
                 raise ValueError(f"unfreeze: epoch {epoch} asks for {layers} layers; this network has {top - 1}")
@@ -71,7 +71,7 @@ class Finetune(Callback):
 
     def groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """Parameter groups with their share of the rate, for what learns at any time of the run."""
-        top = max(self.depths.values())
+        top = max(self.depths.values(), default=0)
         made: dict[str, dict[str, Any]] = {}
         for name, parameter in network.named_parameters():
             if name in self.never:
@@ -91,7 +91,7 @@ class Finetune(Callback):
 
     def _set(self, network: nn.Module, epoch: int) -> None:
         """A function of the epoch alone, so that a resumed run has the same parts frozen."""
-        top = max(self.depths.values())
+        top = max(self.depths.values(), default=0)
         for name, parameter in network.named_parameters():
             learns = name not in self.never and self.depths[name] > top - 1 - self._layers(epoch, top)
             parameter.requires_grad = learns
@@ -111,7 +111,7 @@ class Finetune(Callback):
 
     def table(self, network: nn.Module, lr: float) -> Iterator[tuple[str, str, str, str]]:
         """Rows of part, number of parameters, when it learns, rate."""
-        top = max(self.depths.values())
+        top = max(self.depths.values(), default=0)
         for depth in range(top + 1):
             parts = [(n, p) for n, p in network.named_parameters() if self.depths[n] == depth]
             for label, chosen in (

@@ -5,12 +5,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.tuner.tuning import Tuner
 from omegaconf import DictConfig, OmegaConf
 
 from research.engine.build import Parts, build
 from research.engine.checkpoint import FOLDER, newest
+from research.engine.describe import figure, write_page
 from research.engine.errors import UserError
 from research.engine.launch import WORKER
 from research.engine.loggers import Csv, TensorBoard
@@ -45,9 +47,16 @@ def fit(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, cha
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         record.content["hardware"] |= {"device": str(device), "gpu": gpu, "cuda": torch.version.cuda}
         data = parts.data
-        record.add(data={"fingerprint": data.fingerprint, "source": data.source, "spec": data.spec.plain()})
+        told = {"fingerprint": data.fingerprint, "source": data.source, "warnings": data.findings}
+        if (before := record.content.get("data")) and before["fingerprint"] != data.fingerprint and start:
+            raise UserError(
+                f"the data is not what '{folder.name}' was begun with: its content has changed. Put the files back, "
+                "or start a new run."
+            )
+        record.add(data={**told, "spec": data.spec.plain()})
         keep(parts, folder)
         log.info("folder     %s", os.path.relpath(folder))
+        _keep_data(parts, folder)
         sizes = ", ".join(f"{count} {split}" for split, count in parts.data.num_rows.items())
         log.info("data       %s; %s", sizes, parts.data.spec)
         if parts.plan.differs:
@@ -60,6 +69,16 @@ def fit(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, cha
     os.environ[WORKER] = str(folder)
     parts.trainer.fit(parts.task, parts.data, ckpt_path=start, weights_only=True)
     return parts
+
+
+def _keep_data(parts: Parts, folder: Path) -> None:
+    """Which rows each split has (`splits.npz`, ids of the source's rows from 0), and what is in them."""
+    ids: dict[str, Any] = {name: rows.numpy() for name, rows in parts.data.ids.items()}
+    np.savez_compressed(folder / "splits.npz", **ids)
+    picture = figure(parts.data)
+    write_page(parts.data, folder, picture)
+    if isinstance(parts.trainer.logger, TensorBoard):
+        parts.trainer.logger.experiment.add_figure("data", picture, 0)
 
 
 def _search(cfg: DictConfig, folder: Path, parts: Parts) -> None:

@@ -67,6 +67,10 @@ def launch(name: str) -> None:
     except OSError as error:
         _tell([f"the run's folder cannot be written: {error}."])
         sys.exit(1)
+    if args.multirun:
+        from research.engine.sweep import summarize
+
+        summarize(map(Path, codes))
     failed = [folder for folder, code in codes.items() if code]
     if failed and len(codes) > 1:
         _tell([f"{len(failed)} of {len(codes)} runs failed: {', '.join(failed)}"])

@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from research.data.spec import Spec
 from research.engine.errors import UserError
 from research.engine.schedules import Horizon, Schedule
+from research.tasks.encoding import Encode
 from research.tasks.scaling import Standardize
 
 
@@ -52,7 +53,7 @@ class Supervised(LightningModule):
         super().__init__()
         self.net, self.spec, self.loss, self.lr = net, spec, loss, lr
         self.make_optimizer, self.make_scheduler, self.groups = optimizer, scheduler, groups
-        self.scale_x = Standardize(spec.x_mean, spec.x_std)
+        self.scale_x = Encode(spec.columns) if spec.columns else Standardize(spec.x_mean, spec.x_std)
         self.scale_y = Standardize(spec.y_mean, spec.y_std)
         made = MetricCollection({name: self._metric(name, metric) for name, metric in metrics.items()})
         self.metrics = nn.ModuleDict({"val": made.clone("val/"), "test": made.clone("test/")})

@@ -1,0 +1,184 @@
+"""Columns of a table: what each holds, found over the whole file, and its cells as numbers.
+
+A cell becomes a float: a number as it is, a boolean 0 or 1, a date its days since 1970, a category its code; NaN where
+it is missing, -1 for a category that is not known.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from research.data.spec import Column
+from research.engine.errors import UserError
+
+pc: Any = pyarrow.compute  # its functions are made at run time, so no type checker knows them
+MAX_DISTINCT = 10_000  # texts of a column that are counted
+MOSTLY = 0.9  # of the cells: from there on the others are taken for mistakes
+TRUE, FALSE = ["true", "yes", "t", "y"], ["false", "no", "f", "n"]
+DAY_S = 86_400
+NUMBER = r"^[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|Inf|infinity|Infinity|INF)$"
+DATE = r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([ T]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?)?$"
+
+
+@dataclass
+class Scan:
+    """What was seen of a column so far. `first_other` is the first cell that is not of the kind most others are."""
+
+    name: str
+    num_rows: int = 0
+    num_missing: int = 0
+    num_of: Counter[str] = field(default_factory=Counter)  # cells that read as a kind
+    first_not: dict[str, tuple[int, str]] = field(default_factory=dict)  # the first cell that does not: row, text
+    counts: Counter[str] | None = field(default_factory=Counter)  # of each text; None when there are too many
+    low: float = np.inf
+    high: float = -np.inf
+    whole: bool = True  # whether all numbers are
+
+    def add(self, column: pa.Array) -> None:
+        """Takes in the next cells, as `plain` gives them."""
+        there = column.drop_null()
+        self.num_missing += len(column) - len(there)
+        for kind, fits in _kinds(there):
+            self.num_of[kind] += pc.sum(fits).as_py() or 0
+            if kind not in self.first_not and not pc.all(fits).as_py():
+                at = np.flatnonzero(~_numpy(pc.fill_null(_fits_at(column, kind), True)))[0]
+                self.first_not[kind] = self.num_rows + int(at), str(column[int(at)].as_py())
+        if len(numbers := _numbers(there)):
+            self.low, self.high = min(self.low, numbers.min()), max(self.high, numbers.max())
+            self.whole = self.whole and bool((numbers == np.floor(numbers)).all())
+        if self.counts is not None:
+            for value in pc.value_counts(as_text(there)):
+                self.counts[value["values"].as_py()] += value["counts"].as_py()
+            if len(self.counts) > MAX_DISTINCT:
+                self.counts = None
+        self.num_rows += len(column)
+
+    @property
+    def num_there(self) -> int:
+        return self.num_rows - self.num_missing
+
+    @property
+    def distinct(self) -> int:
+        return MAX_DISTINCT + 1 if self.counts is None else len(self.counts)
+
+    @property
+    def kind(self) -> str:
+        """The kind that all cells are of, or nearly all; `categorical` when there is none."""
+        for kind in ("boolean", "numeric", "date"):
+            if self.num_there and self.num_of[kind] >= MOSTLY * self.num_there:
+                return kind
+        return "categorical"
+
+
+def plain(array: Any, name: str, missing: pa.Array) -> pa.Array:
+    """A column as booleans, doubles, timestamps or trimmed texts; null where it is missing.
+
+    Raises:
+        UserError: it holds lists, bytes, ...
+    """
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        array = array.dictionary_decode()
+        kind = array.type
+    if pa.types.is_null(kind):
+        return array.cast(pa.string())
+    if pa.types.is_boolean(kind):
+        return array
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        array = array.cast(pa.float64(), safe=False)
+        return pc.if_else(pc.is_nan(array), None, array)
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        return array.cast(pa.timestamp("ms"), safe=False)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        array = pc.utf8_trim_whitespace(array.cast(pa.string()))
+        return pc.if_else(pc.is_in(array, value_set=missing), None, array)
+    raise UserError(f"column '{name}' holds {kind}, not numbers, texts, booleans or dates; leave it out of the file.")
+
+
+def as_text(column: pa.Array) -> pa.Array:
+    """Cells as categories: 3.0 is "3", true is "true"."""
+    if pa.types.is_floating(column.type):
+        whole = pc.equal(column, pc.floor(column))
+        small = pc.less(pc.abs(column), 2.0**53)
+        if len(column) and pc.all(pc.and_(whole, small)).as_py():
+            return column.cast(pa.int64()).cast(pa.string())
+    return column.cast(pa.string())
+
+
+def encode(columns: Sequence[Column], cells: dict[str, pa.Array]) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    """Cells as floats, (B, D), and those that could not be: their row, and what is wrong in words."""
+    num_rows = len(next(iter(cells.values())))
+    x = np.full((num_rows, len(columns)), np.nan, dtype=np.float64)
+    wrong: list[tuple[int, str]] = []
+    for index, column in enumerate(columns):
+        cell = cells[column.name]
+        x[:, index], fits = _codes(cell, column) if column.kind == "categorical" else _values(cell, column.kind)
+        for row in np.flatnonzero(~fits):
+            wrong.append((int(row), f"column '{column.name}': {cell[int(row)].as_py()!r} is not {_A[column.kind]}"))
+    return x, sorted(wrong)
+
+
+_A = {"numeric": "a finite number", "boolean": "true or false", "date": "a date (2026-01-31)", "categorical": "a text"}
+
+
+def _codes(cell: pa.Array, column: Column) -> tuple[np.ndarray, np.ndarray]:
+    found = pc.index_in(as_text(cell), value_set=pa.array(column.categories, pa.string()))
+    codes = _numpy(pc.fill_null(found, -1)).astype(np.float64)
+    codes[_numpy(pc.is_null(cell))] = np.nan
+    return codes, np.ones(len(codes), dtype=bool)
+
+
+def _values(cell: pa.Array, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers, NaN where missing; and whether each cell was missing or of the kind, and finite."""
+    fits = _numpy(pc.fill_null(_fits_at(cell, kind), True)).copy()
+    cell = pc.if_else(pa.array(fits), cell, None)
+    if kind == "boolean" and pa.types.is_string(cell.type):
+        cell = pc.is_in(pc.utf8_lower(cell), value_set=pa.array(TRUE)) if len(cell) else cell
+        cell = pc.if_else(pa.array(fits), cell, None)
+    elif kind == "date" and pa.types.is_string(cell.type):
+        day = pc.strptime(pc.utf8_slice_codeunits(cell, 0, 10), format="%Y-%m-%d", unit="ms", error_is_null=True)
+        fits &= _numpy(pc.equal(pc.is_null(day), pc.is_null(cell)))  # there is no 30th of February
+        cell = pc.if_else(pa.array(fits), cell, None).cast(pa.timestamp("ms"))
+    if pa.types.is_timestamp(cell.type):
+        cell = pc.divide(cell.cast(pa.int64()).cast(pa.float64()), DAY_S * 1000.0)
+    values = _numpy(pc.fill_null(cell.cast(pa.float64()), np.nan)).copy()
+    fits &= ~np.isinf(values)
+    return values, fits
+
+
+def _kinds(there: pa.Array) -> Iterable[tuple[str, pa.Array]]:
+    return ((kind, _fits_at(there, kind)) for kind in ("boolean", "numeric", "date"))
+
+
+def _fits_at(column: pa.Array, kind: str) -> pa.Array:
+    """Whether each cell is of a kind; null where it is missing."""
+    own = {"boolean": pa.types.is_boolean, "numeric": pa.types.is_floating, "date": pa.types.is_timestamp}
+    if not pa.types.is_string(column.type):
+        same = own[kind](column.type)
+        return pc.if_else(pc.is_null(column), None, pa.scalar(same, pa.bool_()))
+    if kind == "boolean":
+        return pc.if_else(
+            pc.is_null(column), None, pc.is_in(pc.utf8_lower(column), value_set=pa.array([*TRUE, *FALSE]))
+        )
+    return pc.match_substring_regex(column, NUMBER if kind == "numeric" else DATE)
+
+
+def _numbers(there: pa.Array) -> np.ndarray:
+    if pa.types.is_floating(there.type):
+        return _numpy(there)
+    if not pa.types.is_string(there.type):
+        return np.empty(0)
+    return _numpy(there.filter(_fits_at(there, "numeric")).cast(pa.float64()))
+
+
+def _numpy(array: Any) -> np.ndarray:
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    return array.to_numpy(zero_copy_only=False)

@@ -1,0 +1,135 @@
+"""The base of datasets that are files of the user: where they are, how rows are split, what is looked at first."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from research.data import honesty
+from research.data.base import Data
+from research.data.files import HUB, hub, hub_splits, listed
+from research.data.splits import SPLITS, Listing, Rules, assign
+from research.engine.errors import UserError
+from research.engine.values import Fractions, NonNegativeInt, PositiveInt
+
+HUB_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
+
+
+class FileData(Data):
+    """Give `setup`, which calls `sources` and `divide`.
+
+    Args:
+        batch_size: rows a step, over all devices together.
+        path: of all rows, to be split; or, with `train`, None.
+        train, val, test: of the rows of a split. A test set that is given is never mixed in: val is part of train.
+        fractions: of the rows for train, val and test, as far as they are not given.
+        split_seed: of the split alone, so that runs over seeds share one test set.
+        stratify: keep the proportions of classes.
+        folds, fold: cross-validation: test on part `fold`, of parts 0 to `folds` - 1.
+        duplicates: `drop` rows of train that are also in val or test, or `keep` them.
+        checks: whether the data is looked at for what makes a number mean less than it says.
+        balanced: draw training rows so that each class comes equally often.
+        cache: the folder and size of what is computed from files once.
+    """
+
+    def __init__(
+        self,
+        batch_size: PositiveInt,
+        path: str | None,
+        train: str | None,
+        val: str | None,
+        test: str | None,
+        fractions: Fractions,
+        split_seed: NonNegativeInt,
+        stratify: bool,
+        folds: PositiveInt | None,
+        fold: NonNegativeInt,
+        duplicates: Literal["drop", "keep"],
+        checks: bool,
+        balanced: bool,
+        cache: dict[str, Any] | None,
+        shuffle: bool,
+        seed: int,
+    ) -> None:
+        super().__init__(batch_size, shuffle, seed)
+        self.path, self.files = path, {"train": train, "val": val, "test": test}
+        self.rules = Rules(fractions, split_seed, stratify, folds, fold)
+        self.duplicates, self.checks, self.balanced, self.cache = duplicates, checks, balanced, cache
+
+    def sources(self) -> list[tuple[int, str, str]]:
+        """Of each file or folder: the index of its split, or -1 for rows that are to be split; its path; hub split.
+
+        Raises:
+            UserError: no path, or two kinds of them.
+        """
+        named = {name: path for name, path in self.files.items() if path}
+        if self.fitted:
+            return [(2, str(self.path or self.files["test"] or self.files["train"]), "test")]
+        if bool(self.path) == ("train" in named) or (self.path and named):
+            given = ", ".join(f"data.{name}={path}" for name, path in {"path": self.path, **named}.items() if path)
+            raise UserError(
+                f"{given or 'no path is given'}: give all rows, data.path=..., or data.train=... with or without "
+                "data.val=... and data.test=..."
+            )
+        if not self.path:
+            return [(SPLITS.index(name), path, "train") for name, path in named.items()]
+        if not self.path.startswith(HUB):
+            return [(-1, self.path, "train")]
+        names = hub_splits(self.path)
+        if len(names) == 1:
+            return [(-1, self.path, names[0])]
+        return sorted((HUB_NAMES[name], self.path, name) for name in names if name in HUB_NAMES)
+
+    def content(self) -> str:
+        """A hash of what the sources hold."""
+        found = hashlib.sha256()
+        for given, path, split in self.sources():
+            found.update(f"{given}\0".encode())
+            if path.startswith(HUB):
+                found.update(str(hub(path)[split]._fingerprint).encode())
+                continue
+            for file in listed(Path(path)):
+                with open(file, "rb") as stream:
+                    found.update(hashlib.file_digest(stream, "sha256").digest())
+        return found.hexdigest()
+
+    def divide(self, listing: Listing) -> dict[str, Tensor]:
+        """Sorted row ids of each split, without copies across them. Raises UserError as `assign` does."""
+        if self.fitted:
+            return {"test": torch.arange(len(listing.y))}
+        ids = assign(listing, self.rules)
+        if self.duplicates == "drop" and listing.identity is not None:
+            ids = honesty.drop_copies(ids, listing, self.findings)
+        if self.checks and listing.classes:
+            honesty.check_classes(listing.classes, {name: listing.y[part] for name, part in ids.items()}, self.findings)
+        return ids
+
+
+def given_of(sources: list[tuple[int, str, str]], sizes: list[int]) -> np.ndarray[Any, Any] | None:
+    """(N,) the split of each row, or None where rows are to be split."""
+    if sources[0][0] < 0:
+        return None
+    return np.repeat(np.array([given for given, _, _ in sources], dtype=np.int8), sizes)
+
+
+def classes_of(texts: list[str], num_rows: int, target: str) -> tuple[str, ...]:
+    """The classes that labels name: numbers in their order, texts in the alphabet's.
+
+    Raises:
+        UserError: labels that cannot be classes.
+    """
+    if len(texts) == 1:
+        raise UserError(f"the target '{target}' has one value, '{texts[0]}', in all {num_rows} rows: nothing to learn.")
+    if len(texts) == num_rows:
+        raise UserError(f"the target '{target}' has as many classes as rows ({num_rows}): is it an id, or a number?")
+    by_lower: dict[str, str] = {}
+    for text in sorted(texts):
+        if (other := by_lower.setdefault(text.lower(), text)) != text:
+            raise UserError(f"the classes '{other}' and '{text}' of '{target}' differ in case only; make them one.")
+    try:
+        return tuple(sorted(texts, key=float))
+    except ValueError:
+        return tuple(sorted(texts))

@@ -1,0 +1,106 @@
+"""What would make a number mean less than it says, looked for before training. Each finding names the fix."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from research.data.spec import Spec
+from research.data.splits import Listing, without_copies
+from research.engine.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 20_000  # training rows that a column is judged by
+IMBALANCE = 10  # times as many rows of the largest class as of the smallest
+ALONE = 0.999  # of what there is to predict
+
+
+def warn(findings: list[str], text: str, *values: object) -> None:
+    """Says a finding on the screen, and keeps it for the run's record."""
+    findings.append(text % values)
+    log.warning("warning    " + text, *values)
+
+
+def drop_copies(ids: dict[str, Tensor], listing: Listing, findings: list[str]) -> dict[str, Tensor]:
+    """Leaves rows that are equal to rows of another split out of train, and those of test out of val.
+
+    Raises:
+        UserError: it would take more than half of the training rows.
+    """
+    assert listing.identity is not None
+    kept, gone = without_copies(ids, listing.identity)
+    if gone["train"] > len(ids["train"]) / 2 or not len(kept["val"]):
+        raise UserError(
+            f"{gone['train']} of {len(ids['train'])} training rows are also in val or test. If rows are few different "
+            "ones by nature, keep them: data.duplicates=keep; else remove the copies, or group what belongs together."
+        )
+    if any(gone.values()):
+        what = " and ".join(f"{count} of {name}" for name, count in gone.items() if count)
+        warn(findings, "%s left out: equal rows are in another split (data.duplicates=keep keeps them)", what)
+    return kept
+
+
+def check_classes(classes: tuple[str, ...], y: Mapping[str, Tensor], findings: list[str]) -> None:
+    """Classes that a split has no row of, and classes of which there are few.
+
+    Raises:
+        UserError: no training row has a class.
+    """
+    counts = {name: torch.bincount(labels, minlength=len(classes)).tolist() for name, labels in y.items()}
+    for name, of_each in counts.items():
+        absent = [classes[index] for index, count in enumerate(of_each) if not count]
+        if absent and name == "train":
+            raise UserError(
+                f"no training row has the class(es) {', '.join(absent)}; they would be seen only in val or test. "
+                "Take another data.split_seed, data.stratify=true where that is off, or leave these classes out."
+            )
+        if absent:
+            warn(findings, "%s has no row of the class(es) %s; metrics say nothing of them", name, ", ".join(absent))
+    most, least = max(counts["train"]), min(counts["train"])
+    if most > IMBALANCE * least:
+        names = classes[counts["train"].index(most)], classes[counts["train"].index(least)]
+        text = "class '%s' has %d training rows and '%s' %d; read f1, not acc alone, and consider class weights "
+        fix = "(loss=cross_entropy loss.class_weights=balanced) or a balanced sampler (data.balanced=true)"
+        warn(findings, text + fix, names[0], most, names[1], least)
+
+
+def check_columns(x: np.ndarray, y: np.ndarray, spec: Spec, findings: list[str]) -> None:
+    """Columns that are the target, or predict it alone.
+
+    Args:
+        x: (n, D) of training rows.
+        y: (n,).
+
+    Raises:
+        UserError: a column that is the target.
+    """
+    for name, score, same in _alone(x, y, spec):
+        if same:
+            raise UserError(f"column '{name}' is the target in other words; leave it out: data.drop=[{name}].")
+        text = "column '%s' alone predicts the target (%.4f of it); if it is known only afterwards, data.drop=[%s]"
+        warn(findings, text, name, score, name)
+
+
+def _alone(x: np.ndarray, y: np.ndarray, spec: Spec) -> Iterator[tuple[str, float, bool]]:
+    """Name, held-out score, whether the column is the target, of each column that explains all there is."""
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+    index = np.random.default_rng(0).permutation(len(x))[:SAMPLE]
+    x, y = np.nan_to_num(x[index].astype(np.float64), nan=-1e30), y[index]
+    half = len(x) // 2
+    classes = spec.target == "class"
+    if half < 50 or (classes and Counter(y.tolist()).most_common(1)[0][1] > ALONE * len(y)):
+        return  # too little to judge by
+    for column, values in zip(spec.columns, x.T[:, :, None], strict=True):
+        # a leaf a class: what is the target in other words needs no more, and a good measurement seldom does as well
+        most = len(spec.classes) + 1 if classes else 256
+        tree = (DecisionTreeClassifier if classes else DecisionTreeRegressor)(max_leaf_nodes=most, random_state=0)
+        score = float(tree.fit(values[:half], y[:half]).score(values[half:], y[half:]))
+        if score >= ALONE:
+            one_to_one = len(np.unique(values)) == len(np.unique(y)) == len(np.unique(np.c_[values[:, 0], y], axis=0))
+            linear = not classes and abs(float(np.corrcoef(values[:, 0], y)[0, 1])) > 1 - 1e-9
+            yield column.name, score, linear or (classes and score == 1 and one_to_one)

@@ -1,0 +1,298 @@
+"""Pictures of the user: folders of files, or a hub dataset. Decoded in worker processes, augmented on the device.
+
+N pictures, C channels, H x W pixels.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from research.data.base import Inputs
+from research.data.batches import Rows
+from research.data.file_data import HUB_NAMES, FileData, classes_of
+from research.data.files import HUB, hub
+from research.data.honesty import warn
+from research.data.spec import Spec
+from research.data.splits import Listing
+from research.engine.disk_cache import kept
+from research.engine.errors import UserError
+from research.engine.values import NonNegativeInt, PositiveInt
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+MAX_BROKEN = 0.01  # of the files
+MAX_WORKERS = 8
+BATCH = 64  # pictures that are predicted together
+Item = tuple[Callable[[], Any], str, str, int]  # opens the picture; its name; its class; its split or -1
+
+
+class ImageData(FileData):
+    """FOLDER/<class>/*.png, or FOLDER/{train,val,test}/<class>/*.png, or hub:NAME.
+
+    Args:
+        size: H and W; a picture is scaled to cover the square, then cut at its middle.
+        channels: 3 for colours, 1 for grey. Transparent parts are white.
+        num_workers: processes that decode; None for one a core, up to 8.
+    """
+
+    def __init__(
+        self, size: PositiveInt, channels: Literal[1, 3], num_workers: NonNegativeInt | None, **settings: Any
+    ) -> None:
+        super().__init__(**settings)
+        self.size, self.channels = size, channels
+        self.num_workers = min(os.cpu_count() or 1, MAX_WORKERS) if num_workers is None else num_workers
+
+    def setup(self, stage: str | None = None) -> None:
+        """Lists the pictures, looks at each once, splits; once."""
+        if self.rows:
+            return
+        items = [item for given, path, _ in self.sources() for item in _items(path, given)]
+        seen = self._looked_at(items)
+        items, seen = self._readable(items, seen)
+        names = [label for _, _, label, _ in items]
+        classes = self.fitted.classes if self.fitted else classes_of(sorted(set(names)), len(items), "folder")
+        if strange := sorted(set(names) - set(classes)):
+            raise UserError(f"the folder '{strange[0]}' is not one of the run's classes: {', '.join(classes[:10])}.")
+        codes = {name: code for code, name in enumerate(classes)}
+        y = torch.tensor([codes[name] for name in names])
+        identity = np.array([int(picture["hash"], 16) for picture in seen], dtype=np.uint64)
+        given = np.array([split for *_, split in items], dtype=np.int8)
+        if (given < 0).any() != (given < 0).all():
+            raise UserError("some pictures are in train/, val/ or test/ and some are not; put all of them in, or none.")
+        self.ids = self.divide(Listing(y, classes, identity, None if (given < 0).any() else given))
+        self.rows = {
+            name: ImageRows([items[i][0] for i in part], y[part], self.channels, self.size)
+            for name, part in self.ids.items()
+        }
+        self.sizes = [(picture["width"], picture["height"]) for picture in seen]
+        content = hashlib.sha256(repr((self.size, self.channels, [p["hash"] for p in seen], names)).encode())
+        self.fingerprint = content.hexdigest()
+        self.spec = self.fitted or self._fit(np.array([p["moments"] for p in seen]), y, classes)
+
+    def inputs(self, path: str) -> Iterator[Inputs]:
+        """The pictures of a folder, or one; their names as the only column."""
+        assert self.fitted
+        root = Path(path)
+        if path == "-" or not root.exists():
+            raise UserError(f"there is no picture or folder '{path}'.")
+        files = [root] if root.is_file() else _pictures(root)
+        if not files:
+            raise UserError(f"'{path}' holds no picture ({', '.join(sorted(SUFFIXES))}).")
+        with ThreadPoolExecutor(max(1, self.num_workers)) as pool:  # Pillow decodes without the interpreter's lock
+            for start in range(0, len(files), BATCH):
+                part = files[start : start + BATCH]
+                found = list(pool.map(lambda file: _tried(file, self.channels, self.size), part))
+                good = torch.tensor([row for row, value in enumerate(found) if not isinstance(value, str)])
+                wrong = [(row, value) for row, value in enumerate(found) if isinstance(value, str)]
+                x = [value for value in found if not isinstance(value, str)]
+                pixels = torch.from_numpy(np.stack(x)).float() / 255 if x else torch.empty(0)
+                rows = pa.record_batch({"file": [str(f.relative_to(root) if f != root else f) for f in part]})
+                yield Inputs(rows, pixels, good.long(), wrong)
+
+    def _looked_at(self, items: list[Item]) -> list[dict[str, Any]]:
+        """Of each picture its size, a hash of its pixels, and their mean and mean square; or what is wrong with it.
+
+        This decodes every file once, and keeps what it saw in the cache.
+        """
+
+        def look(item: Item) -> dict[str, Any]:
+            try:
+                picture = item[0]()
+                width, height = picture.size
+                pixels = pixels_of(picture, self.channels, self.size)
+            except Exception as error:  # whatever Pillow finds
+                return {"wrong": _said(error)}
+            scaled = pixels.astype(np.float64) / 255
+            moments = [*scaled.mean((1, 2)).tolist(), *(scaled**2).mean((1, 2)).tolist()]
+            digest = hashlib.blake2b(pixels.tobytes(), digest_size=8).hexdigest()
+            return {"width": width, "height": height, "hash": digest, "moments": moments}
+
+        def make(path: Path) -> None:
+            with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
+                path.write_text(json.dumps(list(pool.map(look, items))), encoding="utf-8")
+
+        if not self.cache:
+            with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
+                return list(pool.map(look, items))
+        key = hashlib.sha256(repr((self.size, self.channels)).encode())
+        for _, name, _, _ in items:
+            key.update(f"{name}\0{_stamp(name)}\0".encode())
+        place = Path(self.cache["folder"]) / f"{key.hexdigest()[:32]}.pictures"
+        return kept(place, int(float(self.cache["max_bytes"])), make, lambda path: json.loads(path.read_text()))[0]
+
+    def _readable(self, items: list[Item], seen: list[dict[str, Any]]) -> tuple[list[Item], list[dict[str, Any]]]:
+        """Leaves out what cannot be read, when that is little."""
+        wrong = [(item[1], picture["wrong"]) for item, picture in zip(items, seen, strict=True) if "wrong" in picture]
+        told = "; ".join(f"{name}: {why}" for name, why in wrong[:10]) + ("; ..." if len(wrong) > 10 else "")
+        if len(wrong) > MAX_BROKEN * len(items):
+            raise UserError(f"{len(wrong)} of {len(items)} pictures cannot be read: {told}. Mend or remove them.")
+        if wrong:
+            text = "%d of %d pictures cannot be read and are left out: %s"
+            warn(self.findings, text, len(wrong), len(items), told)
+        good = [index for index, picture in enumerate(seen) if "wrong" not in picture]
+        return [items[index] for index in good], [seen[index] for index in good]
+
+    def _fit(self, moments: Any, y: Tensor, classes: tuple[str, ...]) -> Spec:
+        """moments: (N, 2C) mean and mean square of each channel of each picture."""
+        train = self.ids["train"].numpy()
+        mean, square = np.split(moments[train].mean(0), 2)
+        return Spec(
+            "image",
+            (self.channels, self.size, self.size),
+            "class",
+            classes,
+            x_mean=tuple(mean.tolist()),
+            x_std=tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist()),
+            class_counts=tuple(torch.bincount(y[train], minlength=len(classes)).tolist()),
+        )
+
+
+class ImageRows(Rows):
+    """Pictures of a split, decoded when asked for.
+
+    Args:
+        openers: one for each picture.
+        y: (n,) classes.
+    """
+
+    def __init__(self, openers: list[Callable[[], Any]], y: Tensor, channels: int, size: int) -> None:
+        super().__init__(torch.empty(0), y)
+        self.openers, self.channels, self.size = openers, channels, size
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes indices (B,), gives x (B, C, H, W) in [0, 1] and y (B,)."""
+        pixels = np.stack([pixels_of(self.openers[i](), self.channels, self.size) for i in index.tolist()])
+        return torch.from_numpy(pixels).float() / 255, self.y[index]
+
+
+def pixels_of(picture: Any, channels: int, size: int) -> Any:
+    """A picture of any size and mode as uint8 (C, H, W)."""
+    picture.draft("RGB" if channels == 3 else "L", (size, size))  # has a JPEG decoded at the size that is needed
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = Image.fromarray(_eight_bits(np.asarray(picture)))
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    picture = picture.convert("RGB" if channels == 3 else "L")
+    pixels = np.asarray(ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR))
+    return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
+
+
+def _eight_bits(values: Any) -> Any:
+    """Of 16 bits, or of floats in [0, 1]."""
+    values = values.astype(np.float64)
+    top = 1.0 if values.size and values.max() <= 1 else 65535.0 if values.max() > 255 else 255.0
+    return np.round(values.clip(0, top) * (255 / top)).astype(np.uint8)
+
+
+def _items(path: str, given: int) -> list[Item]:
+    """The pictures of a folder or a hub dataset, in an order that is always the same."""
+    if path.startswith(HUB):
+        return _of_hub(path)
+    root = Path(path)
+    if not root.is_dir():
+        raise UserError(f"there is no folder '{path}'; give one that has a folder of pictures for each class.")
+    splits = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and entry.name in HUB_NAMES]
+    if splits and given < 0:
+        return [item for entry in splits for item in _items(str(entry), HUB_NAMES[entry.name])]
+    found = []
+    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+        pictures = _pictures(folder)
+        if not pictures:
+            raise UserError(f"'{folder}' holds no picture ({', '.join(sorted(SUFFIXES))}); remove it, or fill it.")
+        found += [(_Open(str(file)), str(file), folder.name, given) for file in pictures]
+    if not found:
+        raise UserError(f"'{path}' has no folder of pictures; make one for each class, {path}/<class>/*.png.")
+    return found
+
+
+def _pictures(root: Path) -> list[Path]:
+    return sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+class _Open:
+    """Opens a file; a class, so that worker processes can be given it."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def __call__(self) -> Any:
+        return Image.open(self.file)
+
+
+class _OpenHub:
+    def __init__(self, path: str, split: str, column: str, row: int) -> None:
+        self.path, self.split, self.column, self.row = path, split, column, row
+
+    def __call__(self) -> Any:
+        held = _hub(self.path)[self.split][self.row][self.column]
+        return Image.open(io.BytesIO(held["bytes"]) if held["bytes"] else held["path"])
+
+
+@lru_cache(maxsize=2)
+def _hub(path: str) -> Any:
+    """With pictures as they are stored, not decoded."""
+    from datasets import Image as Feature
+
+    found = hub(path)
+    for split, data in found.items():
+        for name, feature in data.features.items():
+            if isinstance(feature, Feature):
+                data = data.cast_column(name, Feature(decode=False))
+        found[split] = data
+    return found
+
+
+def _of_hub(path: str) -> list[Item]:
+    from datasets import ClassLabel
+    from datasets import Image as Feature
+
+    found: list[Item] = []
+    splits = _hub(path)
+    names = [name for name in splits if name in HUB_NAMES] if len(splits) > 1 else list(splits)
+    for split in names:
+        features = splits[split].features
+        picture = next((name for name, feature in features.items() if isinstance(feature, Feature)), None)
+        label = next((name for name, feature in features.items() if isinstance(feature, ClassLabel)), None)
+        if picture is None or label is None:
+            raise UserError(f"the dataset '{path}' has no column of pictures with classes: {', '.join(features)}.")
+        classes = features[label].names
+        given = HUB_NAMES[split] if len(names) > 1 else -1
+        for row, code in enumerate(splits[split][label]):
+            name = f"{path} {split} {splits[split]._fingerprint} {row}"
+            found.append((_OpenHub(path, split, picture, row), name, classes[code], given))
+    return found
+
+
+def _tried(file: Path, channels: int, size: int) -> Any:
+    """Pixels, or what is wrong in words."""
+    try:
+        return pixels_of(Image.open(file), channels, size)
+    except Exception as error:
+        return _said(error)
+
+
+def _said(error: Exception) -> str:
+    text = str(error)
+    return "it is not a picture" if "cannot identify" in text else text[:100] or type(error).__name__
+
+
+def _stamp(name: str) -> str:
+    try:
+        stat = os.stat(name)
+        return f"{stat.st_size} {stat.st_mtime_ns}"
+    except OSError:
+        return ""

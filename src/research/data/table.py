@@ -1,0 +1,413 @@
+"""Tables: rows of numbers, categories, booleans and dates. N rows, D columns.
+
+A file is read twice in constant memory: once to see what each column holds, once to write its cells as float32 to a
+memory-mapped file in the cache, from which batches are gathered. Medians, scales and categories are those of the
+training rows; they are part of the spec, and with it of the run.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from research.data import honesty
+from research.data.base import Inputs
+from research.data.batches import Rows
+from research.data.columns import MAX_DISTINCT, Scan, as_text, encode, plain
+from research.data.file_data import FileData, classes_of
+from research.data.files import batches, locate
+from research.data.spec import Column, Spec
+from research.data.splits import SPLITS, Listing
+from research.engine.disk_cache import kept
+from research.engine.errors import UserError, unknown
+from research.engine.values import PositiveInt
+
+FORMAT = 1  # of the files in the cache
+MAX_CLASSES = 20  # whole numbers of more values than this are a regression
+ID_LIKE = 0.5  # texts that differ in more than this share of rows are names, not categories
+KINDS = ("numeric", "categorical", "boolean", "date")
+
+
+class TableData(FileData):
+    """A table in CSV, TSV, JSON Lines, Parquet or on the hub.
+
+    Args:
+        target: the column to predict.
+        task: None to infer it: texts, booleans and up to 20 different whole numbers are classes.
+        numeric, categorical, boolean, date: columns that are of this kind whatever they look like.
+        drop: columns that the network does not see.
+        missing: texts that stand for a missing cell.
+        max_categories: the most frequent are kept, the others count as unknown.
+        group: a column; rows of one value are in one split.
+        time: a column; the latest rows are tested, the ones before validated.
+        split: a column that says train, val or test.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        task: Literal["classification", "regression"] | None,
+        numeric: list[str],
+        categorical: list[str],
+        boolean: list[str],
+        date: list[str],
+        drop: list[str],
+        missing: list[str],
+        max_categories: PositiveInt,
+        group: str | None,
+        time: str | None,
+        split: str | None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.target, self.task = target, task
+        self.kinds = dict(zip(KINDS, (numeric, categorical, boolean, date), strict=True))
+        self.drop, self.missing, self.max_categories = drop, pa.array(missing, pa.string()), max_categories
+        self.special = {"group": group, "time": time, "split": split}
+        self.opened = ExitStack()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads, splits, and measures the training rows; once."""
+        if self.rows:
+            return
+        what = (FORMAT, self.content(), self.target, self.task, self.kinds, self.drop, self.missing.to_pylist())
+        fitted = self.fitted.plain() if self.fitted else None
+        self.fingerprint = hashlib.sha256(repr((*what, self.special, fitted)).encode()).hexdigest()
+        cache = self.cache or {"folder": self.opened.enter_context(tempfile.TemporaryDirectory()), "max_bytes": 0}
+        place = Path(cache["folder"]) / f"{self.fingerprint[:32]}.table"
+        table, _ = kept(place, int(float(cache["max_bytes"])), self._write, Stored)
+        for text in table.info["findings"]:
+            honesty.warn(self.findings, "%s", text)
+        self.ids = self.divide(table.listing)
+        self.spec = self.fitted or self._fit(table, self.ids["train"].numpy())
+        kept_codes = _kept_codes(table.columns, self.spec.columns)
+        self.rows = {name: TableRows(table.x, table.listing.y, part, kept_codes) for name, part in self.ids.items()}
+        if self.checks and not self.fitted:
+            x, y = self.rows["train"][torch.linspace(0, len(self.ids["train"]) - 1, honesty.SAMPLE).long().unique()]
+            assert isinstance(x, Tensor)
+            honesty.check_columns(x.numpy(), y.squeeze(-1).numpy(), self.spec, self.findings)
+
+    def inputs(self, path: str) -> Iterator[Inputs]:
+        """Rows of a file with their x, as far as they can be read, batch by batch."""
+        assert self.fitted
+        wanted = [column.name for column in self.fitted.columns]
+        for batch in batches(path):
+            self._need(batch, wanted, path)
+            cells = {name: plain(batch.column(name), name, self.missing) for name in wanted}
+            x, wrong = encode(self.fitted.columns, cells)
+            bad = {row for row, _ in wrong}
+            good = torch.tensor([row for row in range(len(batch)) if row not in bad], dtype=torch.long)
+            yield Inputs(batch, torch.from_numpy(x[good.numpy()].astype(np.float32)), good, wrong)
+
+    def _write(self, place: Path) -> None:
+        """Reads the files into the cache."""
+        sources = self.sources()
+        findings: list[str] = []
+        if self.fitted:
+            columns, classes = list(self.fitted.columns), self.fitted.classes
+        else:
+            scans = self._scan(sources)
+            classes = self._classes(scans.pop(self.target), sources)
+            columns = self._columns({n: s for n, s in scans.items() if n not in self.special.values()}, findings)
+            _check_cells(columns, scans, sources)
+        place.mkdir()
+        counts = [self._encode(place, index, source, columns, classes) for index, source in enumerate(sources)]
+        told = {"columns": [asdict(column) for column in columns], "classes": classes, "findings": findings}
+        given = bool(self.special["split"]) or sources[0][0] >= 0
+        marks = [name for name in ("group", "time") if self.special[name]]
+        info = {**told, "num_rows": sum(counts), "given": given, "marks": marks}
+        (place / "info.json").write_text(json.dumps(info), encoding="utf-8")
+
+    def _scan(self, sources: list[tuple[int, str, str]]) -> dict[str, Scan]:
+        """Every column but those that are dropped, over all files."""
+        scans: dict[str, Scan] = {}
+        for index, (_, path, split) in enumerate(sources):
+            for batch in batches(path, split):
+                names = [name for name in batch.schema.names if name not in self.drop]
+                if not scans:
+                    self._known(batch.schema.names)
+                    scans = {name: Scan(name) for name in names}
+                self._need(batch, list(scans), path)
+                for name, scan in scans.items():
+                    # a table that is only tested must not decide what a column is
+                    scan.add(plain(batch.column(name), name, self.missing)) if index == 0 or name == self.target else 0
+        return scans
+
+    def _known(self, names: list[str]) -> None:
+        named = {"target": [self.target], "drop": self.drop, **self.kinds}
+        named |= {key: [name] for key, name in self.special.items() if name}
+        for key, given in named.items():
+            for name in given:
+                if name not in names:
+                    raise UserError(f"data.{key}: {unknown('column', name, names)}")
+        for key in ("drop", *KINDS):
+            if self.target in named[key]:
+                raise UserError(f"data.{key}: '{self.target}' is the target (data.task says of which kind it is).")
+
+    @staticmethod
+    def _need(batch: pa.RecordBatch, names: list[str], path: str) -> None:
+        if lacking := [name for name in names if name not in batch.schema.names]:
+            what = "column" if len(lacking) == 1 else "columns"
+            has = ", ".join(batch.schema.names[:20])
+            raise UserError(f"'{path}' lacks the {what} {', '.join(lacking)}. It has: {has}.")
+
+    def _classes(self, scan: Scan, sources: list[tuple[int, str, str]]) -> tuple[str, ...]:
+        """Of the target, empty for a regression."""
+        if scan.num_missing:
+            raise UserError(
+                f"the target '{self.target}' is missing in {scan.num_missing} of {scan.num_rows} rows; remove them."
+            )
+        whole = scan.kind == "numeric" and scan.whole and scan.distinct <= min(MAX_CLASSES, scan.num_rows // 10 + 2)
+        classes = self.task == "classification" or (
+            self.task is None and (scan.kind in ("categorical", "boolean") or whole)
+        )
+        if not classes:
+            if scan.kind != "numeric":
+                raise UserError(f"the target '{self.target}' is {scan.kind}; a regression needs numbers.")
+            if row := scan.first_not.get("numeric"):
+                raise UserError(f"{_where(sources, row[0])}, column '{self.target}': {row[1]!r} is not a number.")
+            if np.isinf([scan.low, scan.high]).any():
+                raise UserError(f"the target '{self.target}' is infinite in some row; remove it.")
+            if scan.low == scan.high:
+                raise UserError(
+                    f"the target '{self.target}' is {scan.low:g} in all {scan.num_rows} rows: nothing to learn."
+                )
+            return ()
+        if scan.kind == "numeric" and (row := scan.first_not.get("numeric")) and scan.distinct > MAX_CLASSES:
+            raise UserError(f"{_where(sources, row[0])}, column '{self.target}': {row[1]!r} is not a number.")
+        if scan.counts is None:
+            raise UserError(f"the target '{self.target}' has more than 10,000 classes: is it an id, or a number?")
+        return classes_of(list(scan.counts), scan.num_rows, self.target)
+
+    def _columns(self, scans: dict[str, Scan], findings: list[str]) -> list[Column]:
+        """What the network sees of each column; without those that tell it nothing."""
+        columns = []
+        for name, scan in scans.items():
+            asked = next((kind for kind, names in self.kinds.items() if name in names), None)
+            kind: Any = asked or scan.kind
+            if why := _useless(scan, kind, asked):
+                findings.append(f"column '{name}' {why}")
+                continue
+            if kind == "categorical" and scan.counts is None:
+                raise UserError(f"column '{name}' has more than 10,000 categories; leave it out: data.drop=[{name}].")
+            categories = tuple(sorted(scan.counts or ())) if kind == "categorical" else ()
+            columns.append(Column(name, kind, categories))
+        if not columns:
+            raise UserError("no column is left to learn from: " + "; ".join(findings))
+        return columns
+
+    def _encode(
+        self, place: Path, index: int, source: tuple[int, str, str], columns: list[Column], classes: tuple[str, ...]
+    ) -> int:
+        """Appends the rows of a source to the files of the cache; gives their number."""
+        from pandas.core.util.hashing import hash_array
+
+        given, path, split = source
+        num_rows = 0
+        wanted = {*(column.name for column in columns), self.target, *filter(None, self.special.values())}
+        with ExitStack() as files:
+            out = {name: files.enter_context(open(place / name, "ab")) for name in Stored.FILES}
+            for batch in batches(path, split):
+                self._need(batch, sorted(wanted), path)
+                cells = {name: plain(batch.column(name), name, self.missing) for name in wanted}
+                x, wrong = encode(columns, cells)
+                for row, why in wrong[:1]:
+                    raise UserError(f"{locate(path, num_rows + row)}, {why}.")
+                y = self._labels(cells[self.target], classes, path, num_rows)
+                identity = np.zeros(len(x), dtype=np.uint64)
+                for values in (*x.T, y.reshape(-1)):
+                    identity = identity * np.uint64(1_000_003) + hash_array(np.ascontiguousarray(values))
+                out["x"].write(x.astype(np.float32).tobytes())
+                out["y"].write(y.tobytes())
+                out["identity"].write(identity.tobytes())
+                out["given"].write(self._given(cells, given, path, num_rows, len(x)).tobytes())
+                for name in ("group", "time"):
+                    if column := self.special[name]:
+                        out[name].write(_mark(name, cells[column], f"{locate(path, num_rows)} on, column '{column}'"))
+                num_rows += len(batch)
+        return num_rows
+
+    def _labels(self, cell: pa.Array, classes: tuple[str, ...], path: str, before: int) -> Any:
+        """int64 (B,) classes, or float32 (B, 1) values."""
+        kind = "categorical" if classes else "numeric"
+        y, wrong = encode([Column(self.target, kind, classes)], {self.target: cell})
+        if wrong or np.isnan(y).any() or (classes and (y < 0).any()):
+            row = wrong[0][0] if wrong else int(np.flatnonzero(np.isnan(y[:, 0]) | (y[:, 0] < 0))[0])
+            allowed = f"one of the classes {', '.join(classes[:10])}" if classes else "a number"
+            raise UserError(
+                f"{locate(path, before + row)}, column '{self.target}': {cell[row].as_py()!r} is not {allowed}."
+            )
+        return y[:, 0].astype(np.int64) if classes else y.astype(np.float32)
+
+    def _given(self, cells: dict[str, pa.Array], given: int, path: str, before: int, num_rows: int) -> Any:
+        if not (column := self.special["split"]):
+            return np.full(num_rows, given, dtype=np.int8)
+        codes, _ = encode([Column(column, "categorical", SPLITS)], {column: cells[column]})
+        if (bad := np.flatnonzero(~(codes[:, 0] >= 0))).size:
+            text = cells[column][int(bad[0])].as_py()
+            raise UserError(
+                f"{locate(path, before + int(bad[0]))}, column '{column}': {text!r} is not train, val or test."
+            )
+        return codes[:, 0].astype(np.int8)
+
+    def _fit(self, table: "Stored", train: Any) -> Spec:
+        """What the training rows say of each column and of the target."""
+        columns = []
+        for index, column in enumerate(table.columns):
+            values = table.x[:, index][train]
+            missing = bool(np.isnan(values).any())
+            there = values[~np.isnan(values)].astype(np.float64)
+            if column.kind == "categorical":
+                counts = np.bincount(there.astype(np.int64), minlength=len(column.categories))
+                best = np.sort(np.argsort(-counts, kind="stable")[: self.max_categories])
+                names = tuple(column.categories[code] for code in best if counts[code])
+                columns.append(Column(column.name, column.kind, names, missing))
+            elif len(there):
+                stats = float(np.median(there)), float(there.mean()), float(there.std()) or 1.0
+                columns.append(Column(column.name, column.kind, (), missing, *stats))
+            else:
+                columns.append(Column(column.name, column.kind, (), missing))
+        y, classes = table.listing.y[train], table.listing.classes
+        scale = () if classes else (float(y.double().mean()),), () if classes else (float(y.double().std(0, False)),)
+        return Spec(
+            "features",
+            (sum(column.width for column in columns),),
+            "class" if classes else "value",
+            classes,
+            y_mean=scale[0],
+            y_std=scale[1],
+            class_counts=tuple(torch.bincount(y, minlength=len(classes)).tolist()) if classes else (),
+            columns=tuple(columns),
+        )
+
+
+class Stored:
+    """A table in the cache, memory-mapped."""
+
+    FILES = ("x", "y", "identity", "given", "group", "time")
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.info = place, json.loads((place / "info.json").read_text("utf-8"))
+        self.num_rows = int(self.info["num_rows"])
+        self.columns = [Column(**{**c, "categories": tuple(c["categories"])}) for c in self.info["columns"]]
+        self.x = self._map("x", np.float32, len(self.columns))
+
+    @cached_property
+    def listing(self) -> Listing:
+        classes = tuple(self.info["classes"])
+        y = self._map("y", np.int64) if classes else self._map("y", np.float32, 1)
+        marks = {name: self._map(name, np.float64) for name in self.info["marks"]}
+        given = self._map("given", np.int8) if self.info["given"] else None
+        return Listing(torch.from_numpy(y), classes, self._map("identity", np.uint64), given, **marks)
+
+    def _map(self, name: str, kind: Any, width: int | None = None) -> Any:
+        """Copy-on-write: torch asks for memory that may be written."""
+        shape = (self.num_rows,) if width is None else (self.num_rows, width)
+        return np.memmap(self.place / name, kind, "c", shape=shape)
+
+
+class TableRows(Rows):
+    """Rows of a split, gathered from the memory-mapped table.
+
+    Args:
+        table: (N, D).
+        y: (N,) classes or (N, 1) values.
+        ids: (n,) of the split.
+        codes: for columns of which not every category is kept: from its code in the file to the one in the spec.
+    """
+
+    def __init__(self, table: Any, y: Tensor, ids: Tensor, codes: dict[int, Tensor]) -> None:
+        super().__init__(torch.from_numpy(table), y)
+        self.ids, self.codes = ids, codes
+
+    @property
+    def labels(self) -> Tensor:
+        return self.y[self.ids]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes indices (B,) into the split, gives x (B, D) and y (B,) or (B, 1)."""
+        ids = self.ids[index]
+        x = self.x[ids]
+        for column, table in self.codes.items():
+            code = x[:, column]
+            x[:, column] = torch.where(code >= 0, table[code.nan_to_num(0).long().clamp(min=0)], code)
+        return x, self.y[ids]
+
+
+def _kept_codes(stored: list[Column], fitted: tuple[Column, ...]) -> dict[int, Tensor]:
+    found = {}
+    for index, (before, after) in enumerate(zip(stored, fitted, strict=True)):
+        if before.categories != after.categories:
+            place = {name: code for code, name in enumerate(after.categories)}
+            found[index] = torch.tensor([float(place.get(name, -1)) for name in before.categories])
+    return found
+
+
+def _useless(scan: Scan, kind: str, asked: str | None) -> str:
+    """Why a column is left out, in words; nothing where it stays."""
+    if not scan.num_there:
+        return "is empty and left out"
+    if scan.distinct == 1 and not scan.num_missing:
+        return "has one value and is left out"
+    if asked:
+        return ""
+    keep = f"; data.{kind}=[{scan.name}] keeps it"
+    if kind == "categorical" and scan.num_rows >= 20 and scan.distinct > min(ID_LIKE * scan.num_rows, MAX_DISTINCT):
+        return f"differs from row to row, as an id or a free text does, and is left out{keep}"
+    consecutive = scan.whole and scan.high - scan.low == scan.num_rows - 1 and not scan.num_missing
+    distinct = scan.counts is None or len(scan.counts) == scan.num_rows
+    if kind == "numeric" and scan.num_rows >= 20 and consecutive and distinct:
+        return f"counts the rows, as an id does, and is left out{keep}"
+    return ""
+
+
+def _check_cells(columns: list[Column], scans: dict[str, Scan], sources: list[tuple[int, str, str]]) -> None:
+    """Raises a UserError for columns that are nearly all of a kind, and infinite."""
+    problems = []
+    for column in columns:
+        scan = scans[column.name]
+        if (first := scan.first_not.get(column.kind)) and column.kind != "categorical":
+            fix = f"mend it, list it in data.missing, or take data.categorical=[{column.name}]"
+            problems.append(
+                f"{_where(sources, first[0])}, column '{column.name}': {first[1]!r} is not {column.kind}; {fix}."
+            )
+        elif column.kind == "numeric" and np.isinf([scan.low, scan.high]).any():
+            problems.append(f"column '{column.name}' is infinite in some row; mend it, or list it in data.missing.")
+    if problems:
+        raise UserError(*problems)
+
+
+def _where(sources: list[tuple[int, str, str]], row: int) -> str:
+    return locate(sources[0][1], row)
+
+
+def _mark(name: str, cell: pa.Array, place: str) -> bytes:
+    """Groups as hashes, times as numbers."""
+    from pandas.core.util.hashing import hash_array
+
+    if cell.null_count:
+        raise UserError(f"{place}: a row has no {name}; data.{name} needs one in every row.")
+    if name == "group":
+        return hash_array(np.array(as_text(cell).to_pylist(), dtype=object)).astype(np.float64).tobytes()
+    scan = Scan(name)
+    scan.add(cell)
+    if scan.kind not in ("numeric", "date"):
+        text = scan.first_not["date"][1]
+        raise UserError(f"{place}: data.time needs dates (2026-01-31) or numbers; there is {text!r}.")
+    values, wrong = encode([Column(name, scan.kind)], {name: cell})  # pyright: ignore[reportArgumentType]
+    if wrong:
+        raise UserError(f"{place}: {wrong[0][1]}.")
+    return values[:, 0].astype(np.float64).tobytes()

@@ -1,0 +1,140 @@
+"""Texts of the user's own files, with a class each. N texts."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from research.data.base import Inputs
+from research.data.file_data import FileData, classes_of
+from research.data.files import batches, locate
+from research.data.splits import SPLITS, Listing
+from research.data.text import text_inputs, tokens
+from research.engine.errors import UserError, unknown
+from research.engine.values import PositiveInt
+
+
+class TextFiles(FileData):
+    """A column of texts and one of labels, in CSV, TSV, JSON Lines, Parquet or on the hub.
+
+    Args:
+        text: the column of texts; None for the one that is called text, or is the only one beside the target.
+        target: the column of labels; None for the one that is called label.
+        group: a column; texts of one value are in one split.
+        time: a column; the latest texts are tested.
+        split: a column that says train, val or test.
+        max_length: tokens; longer texts are cut, counted and reported.
+        tokenizer: where it comes from, see `engine/pretrained.py`; None for the packaged one.
+    """
+
+    def __init__(
+        self,
+        text: str | None,
+        target: str | None,
+        group: str | None,
+        time: str | None,
+        split: str | None,
+        max_length: PositiveInt,
+        tokenizer: str | None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.text, self.target, self.max_length, self.tokenizer = text, target, max_length, tokenizer
+        self.special = {"group": group, "time": time, "split": split}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads, splits, tokenises; once."""
+        if self.rows:
+            return
+        sources = self.sources()
+        columns: dict[str, list[Any]] = {}
+        sizes = []
+        for _, path, split in sources:
+            before = len(columns.get("text", ()))
+            for batch in batches(path, split):
+                for key, name in self._names(batch.schema.names, path).items():
+                    columns.setdefault(key, []).extend(_texts(batch.column(name)))
+            sizes.append(len(columns["text"]) - before)
+        self._complete(columns, sources, sizes)
+        classes, y = self._labels(columns["target"], sources, sizes)
+        texts = tuple(text.strip() for text in columns["text"])
+        hashes = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") for text in texts]
+        marks = {name: _numbers(columns[name]) for name in ("group", "time") if name in columns}
+        given = None
+        if sources[0][0] >= 0:
+            given = np.repeat(np.array([index for index, _, _ in sources], dtype=np.int8), sizes)
+        elif "split" in columns:
+            given = np.array([SPLITS.index(name) for name in columns["split"]], dtype=np.int8)
+        self.ids = self.divide(Listing(y, classes, np.array(hashes, dtype=np.uint64), given, **marks))
+        self.rows, self.spec = tokens(texts, y, classes, self.ids, self.tokenizer, self.max_length)
+        self.spec = self.fitted or self.spec
+        content = hashlib.sha256(repr((hashes, columns["target"], self.max_length)).encode())
+        self.fingerprint = content.hexdigest()
+
+    def inputs(self, path: str) -> Iterator[Inputs]:
+        return text_inputs(path, lambda names: self._text(names, path), self.tokenizer, self.max_length)
+
+    def _text(self, names: list[str], path: str) -> str:
+        """The column of texts."""
+        rest = [name for name in names if name not in (self.target or "label", *self.special.values())]
+        found = self.text or ("text" if "text" in names else rest[0] if len(rest) == 1 else None)
+        if found is None:
+            raise UserError(f"'{path}' has the columns {', '.join(names)}; which has the texts? data.text=...")
+        return found
+
+    def _names(self, names: list[str], path: str) -> dict[str, str]:
+        """Which column is which."""
+        wanted = {"text": self._text(names, path), "target": self.target or "label"}
+        wanted |= {key: name for key, name in self.special.items() if name}
+        for key, name in wanted.items():
+            if name not in names:
+                raise UserError(f"'{path}': data.{key}: {unknown('column', name, names)}")
+        return wanted
+
+    def _complete(self, columns: dict[str, list[Any]], sources: list[Any], sizes: list[int]) -> None:
+        """Raises a UserError where a cell is missing."""
+        for key, values in columns.items():
+            missing = [row for row, value in enumerate(values) if not value.strip()]
+            if missing:
+                what = "texts are empty" if key == "text" else f"rows have no {key}"
+                place = _where(sources, sizes, missing[0])
+                raise UserError(f"{len(missing)} of {len(values)} {what}, the first at {place}; remove or fill them.")
+        for row, name in enumerate(columns.get("split", ())):
+            if name not in SPLITS:
+                raise UserError(f"{_where(sources, sizes, row)}: split '{name}' is not train, val or test.")
+
+    def _labels(self, labels: list[str], sources: list[Any], sizes: list[int]) -> tuple[tuple[str, ...], torch.Tensor]:
+        labels = [label.strip() for label in labels]
+        known = self.fitted.classes if self.fitted else None
+        classes = known or classes_of(list(set(labels)), len(labels), self.target or "label")
+        codes = {name: code for code, name in enumerate(classes)}
+        if strange := [row for row, label in enumerate(labels) if label not in codes]:
+            place, name = _where(sources, sizes, strange[0]), labels[strange[0]]
+            raise UserError(f"{place}: '{name}' is not one of the run's classes: {', '.join(classes[:10])}.")
+        return classes, torch.tensor([codes[label] for label in labels])
+
+
+def _texts(column: Any) -> list[str]:
+    """Cells as texts; empty where missing."""
+    from research.data.columns import as_text
+
+    return ["" if value is None else value for value in as_text(column).to_pylist()]
+
+
+def _numbers(values: list[str]) -> Any:
+    """The rank of each value: of times in their order, and of groups any order will do."""
+    try:
+        keys: list[Any] = [float(value) for value in values]
+    except ValueError:
+        keys = values  # dates of one form, 2026-01-31, are in the order of their letters
+    return np.unique(np.array(keys), return_inverse=True)[1]
+
+
+def _where(sources: list[Any], sizes: list[int], row: int) -> str:
+    for (_, path, _), size in zip(sources, sizes, strict=True):
+        if row < size:
+            return locate(path, row)
+        row -= size
+    raise IndexError(row)
