@@ -28,9 +28,10 @@ lint: .venv/ready  ## Check style and types
 	$(BIN)/ruff format --check src tests
 	$(BIN)/pyright
 
-bench: .venv/ready  ## Time this template against a loop by hand and transformers' Trainer (an hour)
+bench: .venv/ready  ## Time this template against a loop by hand and transformers' Trainer (two hours)
 	$(BIN)/python tests/bench/spine.py
 	$(BIN)/python tests/bench/finetune.py
+	$(BIN)/python tests/bench/data.py
 
 tensorboard: .venv/ready  ## Show the runs
 	$(BIN)/tensorboard --logdir logs

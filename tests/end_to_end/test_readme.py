@@ -17,7 +17,7 @@ from conftest import ROOT, Command, in_cache
 from transformers import BertConfig
 
 pytestmark = pytest.mark.slow
-README = (ROOT / "README.md").read_text("utf-8")
+README, DATA_PAGE = ((ROOT / name).read_text("utf-8") for name in ("README.md", "conf/data/README.md"))
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
 
 
@@ -85,7 +85,9 @@ def test_commands_and_what_tensorboard_shows_of_them(clone: Path, request: pytes
 
 
 def test_adding_a_model_and_a_dataset_touches_two_files_each(clone: Path) -> None:
-    blocks = re.findall(r"`((?:src|conf)/[\w/]+\.(?:py|yaml))`[^\n]*\n\n```\w+\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(
+        r"`((?:src|conf)/[\w/]+\.(?:py|yaml))`[^\n]*\n\n```\w+\n(.*?)```", README + DATA_PAGE, re.DOTALL
+    )
     assert {Path(name).stem for name, _ in blocks} == {"gru", "wine"}
     assert len(blocks) == 4
     for name, text in blocks:

@@ -5,13 +5,14 @@ it is missing, -1 for a category that is not known.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+from pandas.core.util.hashing import hash_array
 
 from research.data.spec import Column
 from research.engine.errors import UserError
@@ -21,6 +22,7 @@ MAX_DISTINCT = 10_000  # texts of a column that are counted
 MOSTLY = 0.9  # of the cells: from there on the others are taken for mistakes
 TRUE, FALSE = ["true", "yes", "t", "y"], ["false", "no", "f", "n"]
 DAY_S = 86_400
+LARGEST = float(np.finfo(np.float32).max)  # that the network can be given
 NUMBER = r"^[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|Inf|infinity|Infinity|INF)$"
 DATE = r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([ T]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?)?$"
 
@@ -35,6 +37,8 @@ class Scan:
     num_of: Counter[str] = field(default_factory=Counter)  # cells that read as a kind
     first_not: dict[str, tuple[int, str]] = field(default_factory=dict)  # the first cell that does not: row, text
     counts: Counter[str] | None = field(default_factory=Counter)  # of each text; None when there are too many
+    first_missing: int | None = None  # its row
+    first_endless: tuple[int, str] | None = None  # of a number too large for float32: row, text
     low: float = np.inf
     high: float = -np.inf
     whole: bool = True  # whether all numbers are
@@ -43,12 +47,17 @@ class Scan:
         """Takes in the next cells, as `plain` gives them."""
         there = column.drop_null()
         self.num_missing += len(column) - len(there)
+        if self.first_missing is None and len(there) < len(column):
+            self.first_missing = self.num_rows + int(np.flatnonzero(_numpy(pc.is_null(column)))[0])
         for kind, fits in _kinds(there):
             self.num_of[kind] += pc.sum(fits).as_py() or 0
-            if kind not in self.first_not and not pc.all(fits).as_py():
+            if kind not in self.first_not and pc.any(pc.invert(fits)).as_py():
                 at = np.flatnonzero(~_numpy(pc.fill_null(_fits_at(column, kind), True)))[0]
                 self.first_not[kind] = self.num_rows + int(at), str(column[int(at)].as_py())
         if len(numbers := _numbers(there)):
+            if self.first_endless is None and np.abs(numbers).max() > LARGEST:
+                row = int(np.flatnonzero(np.abs(_values(column, "numeric", ends=False)[0]) > LARGEST)[0])
+                self.first_endless = self.num_rows + row, str(column[row].as_py())
             self.low, self.high = min(self.low, numbers.min()), max(self.high, numbers.max())
             self.whole = self.whole and bool((numbers == np.floor(numbers)).all())
         if self.counts is not None:
@@ -99,16 +108,18 @@ def plain(array: Any, name: str, missing: pa.Array) -> pa.Array:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         array = pc.utf8_trim_whitespace(array.cast(pa.string()))
         return pc.if_else(pc.is_in(array, value_set=missing), None, array)
-    raise UserError(f"column '{name}' holds {kind}, not numbers, texts, booleans or dates; leave it out of the file.")
+    raise UserError(
+        f"column '{name}' holds {kind}, not numbers, texts, booleans or dates; leave it out: data.drop=[{name}]."
+    )
 
 
 def as_text(column: pa.Array) -> pa.Array:
     """Cells as categories: 3.0 is "3", true is "true"."""
     if pa.types.is_floating(column.type):
-        whole = pc.equal(column, pc.floor(column))
-        small = pc.less(pc.abs(column), 2.0**53)
-        if len(column) and pc.all(pc.and_(whole, small)).as_py():
-            return column.cast(pa.int64()).cast(pa.string())
+        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), 2.0**53))
+        return pc.if_else(
+            whole, pc.if_else(whole, column, 0.0).cast(pa.int64()).cast(pa.string()), column.cast(pa.string())
+        )
     return column.cast(pa.string())
 
 
@@ -135,21 +146,23 @@ def _codes(cell: pa.Array, column: Column) -> tuple[np.ndarray, np.ndarray]:
     return codes, np.ones(len(codes), dtype=bool)
 
 
-def _values(cell: pa.Array, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers, NaN where missing; and whether each cell was missing or of the kind, and finite."""
+def _values(cell: pa.Array, kind: str, ends: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers, NaN where missing; and whether each cell was missing or of the kind, and (`ends`) finite."""
     fits = _numpy(pc.fill_null(_fits_at(cell, kind), True)).copy()
     cell = pc.if_else(pa.array(fits), cell, None)
     if kind == "boolean" and pa.types.is_string(cell.type):
-        cell = pc.is_in(pc.utf8_lower(cell), value_set=pa.array(TRUE)) if len(cell) else cell
-        cell = pc.if_else(pa.array(fits), cell, None)
+        cell = pc.if_else(pc.is_null(cell), None, pc.is_in(pc.utf8_lower(cell), value_set=pa.array(TRUE)))
     elif kind == "date" and pa.types.is_string(cell.type):
-        day = pc.strptime(pc.utf8_slice_codeunits(cell, 0, 10), format="%Y-%m-%d", unit="ms", error_is_null=True)
-        fits &= _numpy(pc.equal(pc.is_null(day), pc.is_null(cell)))  # there is no 30th of February
+        text = pc.utf8_slice_codeunits(cell, 0, 10)
+        day = pc.strptime(text, format="%Y-%m-%d", unit="s", error_is_null=True)
+        same = pc.equal(pc.strftime(day, format="%Y-%m-%d"), text)  # the 30th of February becomes the 2nd of March
+        fits &= _numpy(pc.or_kleene(pc.is_null(cell), pc.fill_null(same, False)))
         cell = pc.if_else(pa.array(fits), cell, None).cast(pa.timestamp("ms"))
     if pa.types.is_timestamp(cell.type):
         cell = pc.divide(cell.cast(pa.int64()).cast(pa.float64()), DAY_S * 1000.0)
     values = _numpy(pc.fill_null(cell.cast(pa.float64()), np.nan)).copy()
-    fits &= ~np.isinf(values)
+    if ends:
+        fits &= ~(np.abs(values) > LARGEST)
     return values, fits
 
 
@@ -182,3 +195,30 @@ def _numpy(array: Any) -> np.ndarray:
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     return array.to_numpy(zero_copy_only=False)
+
+
+def mark(key: str, name: str, cell: pa.Array, where: Callable[[int], str]) -> np.ndarray:
+    """(B,) a group as a number that is its own, or a time as one that grows.
+
+    Args:
+        key: `group` or `time`.
+        where: the row is, in words.
+
+    Raises:
+        UserError: a cell that is missing, or no time.
+    """
+    if cell.null_count:
+        row = int(np.flatnonzero(_numpy(pc.is_null(cell)))[0])
+        raise UserError(f"{where(row)}, column '{name}': the cell is missing; data.{key} needs one in every row.")
+    if key == "group":
+        return hash_array(np.array(as_text(cell).to_pylist(), dtype=object)).astype(np.float64)
+    for kind in ("date", "numeric"):
+        values, fits = _values(cell, kind)
+        if fits.all():
+            return values
+        if fits.any():
+            break
+    row = int(np.flatnonzero(~fits)[0])
+    raise UserError(
+        f"{where(row)}, column '{name}': {cell[row].as_py()!r}; data.time needs dates (2026-01-31) or numbers."
+    )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from research.data import honesty
 from research.data.base import Data
-from research.data.files import HUB, hub, hub_splits, listed
+from research.data.files import HUB, hub, hub_splits, listed, locate
 from research.data.splits import SPLITS, Listing, Rules, assign
 from research.engine.errors import UserError
 from research.engine.values import Fractions, NonNegativeInt, PositiveInt
@@ -55,6 +55,7 @@ class FileData(Data):
         seed: int,
     ) -> None:
         super().__init__(batch_size, shuffle, seed)
+        self.special: dict[str, str | None] = {}  # columns: group, time, split
         self.path, self.files = path, {"train": train, "val": val, "test": test}
         self.rules = Rules(fractions, split_seed, stratify, folds, fold)
         self.duplicates, self.checks, self.balanced, self.cache = duplicates, checks, balanced, cache
@@ -68,6 +69,13 @@ class FileData(Data):
         named = {name: path for name, path in self.files.items() if path}
         if self.fitted:
             return [(2, str(self.path or self.files["test"] or self.files["train"]), "test")]
+        if self.special.get("split") and named:
+            raise UserError(
+                f"data.split={self.special['split']} says the split of each row, and data.train or data.test of each "
+                "file; take one of them."
+            )
+        if self.rules.folds is None and self.rules.fold:
+            raise UserError(f"data.fold={self.rules.fold}: of how many folds? data.folds=...")
         if bool(self.path) == ("train" in named) or (self.path and named):
             given = ", ".join(f"data.{name}={path}" for name, path in {"path": self.path, **named}.items() if path)
             raise UserError(
@@ -81,6 +89,11 @@ class FileData(Data):
         names = hub_splits(self.path)
         if len(names) == 1:
             return [(-1, self.path, names[0])]
+        if "train" not in names:
+            wanted = ", ".join(HUB_NAMES)
+            raise UserError(
+                f"'{self.path.removeprefix(HUB)}' has the splits {', '.join(names)}; those that are read: {wanted}."
+            )
         return sorted((HUB_NAMES[name], self.path, name) for name in names if name in HUB_NAMES)
 
     def content(self) -> str:
@@ -113,6 +126,15 @@ def given_of(sources: list[tuple[int, str, str]], sizes: list[int]) -> np.ndarra
     if sources[0][0] < 0:
         return None
     return np.repeat(np.array([given for given, _, _ in sources], dtype=np.int8), sizes)
+
+
+def place_of(sources: list[tuple[int, str, str]], sizes: list[int], row: int) -> str:
+    """Where a row is that was counted over all sources, in words."""
+    for (_, path, split), size in zip(sources, sizes, strict=True):
+        if row < size:
+            return locate(path, row, split)
+        row -= size
+    raise IndexError(row)
 
 
 def classes_of(texts: list[str], num_rows: int, target: str) -> tuple[str, ...]:

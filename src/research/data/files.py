@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,8 @@ from research.engine.errors import UserError
 
 KINDS = {".csv": ",", ".tsv": "\t", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 BLOCK_BYTES = 4 << 20
+BLOCK_ROWS = 1 << 14
+NOT_UTF8 = "it is not UTF-8; convert it, iconv -f latin1 -t utf-8 say."
 HUB = "hub:"  # what a path begins with that names a dataset of the hub, `hub:ag_news`
 
 
@@ -55,7 +58,7 @@ def _hub(path: str, split: str) -> Iterator[pa.RecordBatch]:
     pc: Any = pyarrow.compute  # as in columns.py
 
     data = hub(path)[split]
-    for table in data.with_format("arrow").iter(1 << 14):
+    for table in data.with_format("arrow").iter(BLOCK_ROWS):
         for index, (name, feature) in enumerate(data.features.items()):
             if isinstance(feature, ClassLabel):
                 codes = table.column(name).combine_chunks()
@@ -76,23 +79,49 @@ def hub(path: str) -> Any:
         UserError: it is not to be had, and the ways on.
     """
     import datasets
-    from datasets import DatasetDict, load_dataset, load_from_disk
 
     name = path.removeprefix(HUB)
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
     try:
-        if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
-            found: Any = load_from_disk(name)
-        else:
-            found = load_dataset(name)
-    except Exception as error:  # of many libraries: the network, the cache, the builder
+        found = _cached(name) or datasets.load_dataset(_downloaded(name))
+    except Exception as error:  # of many libraries: the network, the cache, what makes a dataset of files
         said = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the dataset '{name}' is neither in the cache of the Hugging Face hub nor to be fetched ({said}). Fetch "
-            f"it where there is a network, python -c \"import datasets; datasets.load_dataset('{name}')\", and copy "
-            "the cache; or give a folder, or a file with data=text or data=table."
+            f"the dataset '{name}' is neither a folder, nor in the cache of the Hugging Face hub, nor to be fetched "
+            f"({said}). Fetch it where there is a network (hf download --repo-type dataset {name}) and copy the cache; "
+            "or give a folder, data.name=FOLDER, or a file, data=text or data=table."
         ) from error
-    return found if isinstance(found, DatasetDict) else {"train": found}
+    return found if isinstance(found, datasets.DatasetDict) else {"train": found}
+
+
+def _cached(name: str) -> Any:
+    """From a folder, or what `datasets` has prepared before; None where there is neither."""
+    import datasets
+    from datasets import config
+
+    if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
+        return datasets.load_from_disk(name)
+    if Path(name).is_dir():
+        return datasets.load_dataset(name)
+    before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True  # else it asks the network first
+    try:
+        return datasets.load_dataset(name)
+    except Exception:  # which one depends on what is missing
+        return None
+    finally:
+        config.HF_HUB_OFFLINE = before
+
+
+def _downloaded(name: str) -> str:
+    """From the local cache of the hub, else from the network in one try."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(name, repo_type="dataset", local_files_only=True)
+    except LocalEntryNotFoundError:
+        return snapshot_download(name, repo_type="dataset", etag_timeout=3)
 
 
 def listed(path: Path) -> list[Path]:
@@ -107,7 +136,9 @@ def listed(path: Path) -> list[Path]:
         raise UserError(f"there is no file or folder '{path}'{hint}")
     if path.is_file():
         if _kind(path) is None:
-            raise UserError(f"'{path}' is not of a kind that is read: {', '.join(KINDS)}, also with .gz.")
+            raise UserError(
+                f"'{path}' is not of a kind that is read: {', '.join(KINDS)}; all but .parquet also as .gz."
+            )
         found = [path]
     else:
         try:
@@ -125,38 +156,46 @@ def listed(path: Path) -> list[Path]:
     return found
 
 
-def locate(path: str, row: int) -> str:
+def locate(path: str, row: int, split: str = "train") -> str:
     """Where the row of a stream is, in words: `houses.csv, line 18`. Rows count from 0, over all files."""
     if path == "-" or path.startswith(HUB):
-        return f"row {row + 1}"
+        return f"row {row + 1}" + (f" of {split}" if path != "-" else "")
     for file in listed(Path(path)):
-        kind = _kind(file)
-        if kind == "json":
-            lines = [number for number, line in enumerate(_open(file), 1) if line.strip()]
-        elif kind == "parquet":
-            import pyarrow.parquet
-
-            lines = list(range(1, pyarrow.parquet.ParquetFile(file).metadata.num_rows + 1))
-        else:
-            reader, lines, before = csv.reader(_open(file), delimiter=str(kind)), [], 0
-            for cells in reader:
-                lines += [before + 1] if cells else []  # the line a row begins on
-                before = reader.line_num
-            lines = lines[1:]
+        lines = _lines(file)
         if row < len(lines):
-            return f"{file.name}, {'row' if kind == 'parquet' else 'line'} {lines[row]}"
+            return f"{file.name}, {'row' if _kind(file) == 'parquet' else 'line'} {lines[row]}"
         row -= len(lines)
     return f"row {row + 1}"
 
 
+def _lines(file: Path) -> list[int]:
+    """The line that each row begins on; of a Parquet file, its number."""
+    kind = _kind(file)
+    if kind == "parquet":
+        import pyarrow.parquet
+
+        return list(range(1, pyarrow.parquet.ParquetFile(file).metadata.num_rows + 1))
+    with _open(file) as stream:
+        if kind == "json":
+            return [number for number, line in enumerate(stream, 1) if line.strip()]
+        lines, before = [], 0
+        reader = csv.reader(stream, delimiter=str(kind))
+        for cells in reader:
+            lines += [before + 1] if cells else []
+            before = reader.line_num
+        return lines[1:]
+
+
 def _kind(file: Path) -> str | None:
-    return KINDS.get(Path(file.stem).suffix.lower() if file.suffix == ".gz" else file.suffix.lower())
+    kind = KINDS.get(Path(file.stem).suffix.lower() if file.suffix == ".gz" else file.suffix.lower())
+    return None if kind == "parquet" and file.suffix == ".gz" else kind
 
 
 def _open(file: Path) -> IO[str]:
     import gzip
 
-    return gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else open(file, newline="", encoding="utf-8")
+    form: Any = {"encoding": "utf-8", "errors": "replace", "newline": ""}
+    return gzip.open(file, "rt", **form) if file.suffix == ".gz" else open(file, **form)
 
 
 def _of_file(file: Path) -> Iterator[pa.RecordBatch]:
@@ -164,34 +203,47 @@ def _of_file(file: Path) -> Iterator[pa.RecordBatch]:
     if kind == "parquet":
         yield from _named(_parquet(file), file.name)
     elif kind == "json":
-        yield from _named(_json(file), file.name, lambda: _wrong_line(file))
+        yield from _named(_json(file), file.name)
     else:
-        yield from _named(_csv(pa.input_stream(file), str(kind)), file.name)
+        with file.open("rb") as stream:
+            if stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):  # the mark of UTF-16
+                raise UserError(f"{file.name}: {NOT_UTF8}")
+        yield from _named(_csv(pa.input_stream(file), str(kind)), file.name, file)
 
 
-def _named(stream: Iterator[pa.RecordBatch], name: str, explain: Any = None) -> Iterator[pa.RecordBatch]:
-    """Passes batches on; puts what pyarrow says of a mistake into a sentence with the name of the file."""
-    columns: list[str] = []
+def _named(stream: Iterator[pa.RecordBatch], name: str, file: Path | None = None) -> Iterator[pa.RecordBatch]:
+    """Passes batches on; puts what is found wrong into a sentence with the name of the file."""
     num_rows = 0
     try:
         for batch in stream:
-            columns = batch.schema.names
+            names = batch.schema.names
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise pa.ArrowInvalid(f"the header names {_list(twice)} more than once.")
             num_rows += len(batch)
             yield batch
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{name}: {(explain and explain()) or _said(str(error), columns)}") from error
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{name}: {_said(str(error), file)}") from error
     if not num_rows:
         raise UserError(f"{name}: it has a header and no rows.")
 
 
-def _said(error: str, columns: list[str]) -> str:
-    line = re.search(r"Row #(\d+)", error)
-    place = f"line {line[1]}: " if line else ""
+def _said(error: str, file: Path | None) -> str:
+    """What pyarrow says of a file, with the line in place of its count of rows."""
+    if "zlib" in error:
+        return f"it is not gzip, or cut ({error})."
+    row, header, place = re.search(r"Row #(\d+)", error), [], ""
+    if row:
+        lines = [1, *_lines(file)] if file else []
+        number = int(row[1])
+        place = f"line {lines[number - 1] if number <= len(lines) else number}: "
+    if file:
+        with _open(file) as stream:
+            header = next(csv.reader(stream, delimiter=str(_kind(file))), [])
     if "UTF8" in error or "utf-8" in error:
         column = re.search(r"CSV column #(\d+)", error)
-        where = f"column {columns[int(column[1])]!r}, " if column and columns else ""
-        return f"{where}{place}it is not UTF-8; convert it, iconv -f latin1 -t utf-8 say."
-    if counts := re.search(r"Expected (\d+) columns, got (\d+): (.*)", error, re.S):
+        where = f"column '{header[int(column[1])]}', " if column and int(column[1]) < len(header) else ""
+        return f"{where}{place}{NOT_UTF8}"
+    if counts := re.search(r"Expected (\d+) columns, got (\d+): (.*)", error, re.DOTALL):
         given = counts[3].strip()[:60]
         return f"{place}it has {counts[2]} cells, the header has {counts[1]}: {given}"
     if "Empty CSV" in error:
@@ -210,40 +262,52 @@ def _csv(source: Any, delimiter: str) -> Iterator[pa.RecordBatch]:
         convert_options=arrow.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False),
     )
     names = [name.strip() for name in reader.schema.names]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise pa.ArrowInvalid(f"the header names {_list(sorted(twice))} more than once.")
-    other = {",": ";", "\t": ","}[delimiter]
-    if len(names) == 1 and other in names[0]:
-        raise pa.ArrowInvalid(f"its cells are separated by '{other}', where its name promises {delimiter!r}.")
+    if len(names) == 1 and (other := next((mark for mark in ",;\t|" if mark != delimiter and mark in names[0]), "")):
+        fix = (
+            "name it .tsv" if other == "\t" else "name it .csv" if other == "," else f"write '{delimiter}' in its place"
+        )
+        raise pa.ArrowInvalid(f"its cells are separated by {other!r}, not {delimiter!r}; {fix}.")
     for batch in reader:
         yield batch.rename_columns(names)
 
 
 def _json(file: Path) -> Iterator[pa.RecordBatch]:
-    import pyarrow.json as arrow
+    """By Python's own reader: pyarrow's takes types and names from a first block, and refuses a later one."""
+    names = list(dict.fromkeys(name for _, row in _objects(file) for name in row))
+    rows = _objects(file)
+    while block := list(islice(rows, BLOCK_ROWS)):
+        yield pa.record_batch([_values(name, block) for name in names], names=names)
 
-    options = arrow.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-    yield from arrow.open_json(pa.input_stream(file), read_options=options)
 
-
-def _wrong_line(file: Path) -> str:
-    """What Python's own reader finds wrong with a file of JSON Lines, and where."""
-    kinds: dict[str, type] = {}
-    try:
-        for number, line in enumerate(_open(file), 1):
+def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line and row."""
+    with _open(file) as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
             try:
-                row = json.loads(line) if line.strip() else {}
+                row = json.loads(line)
             except ValueError as error:
-                return f"line {number}: it is not JSON ({error})."
+                raise pa.ArrowInvalid(f"line {number}: it is not JSON ({error}); write one row a line.") from error
             if not isinstance(row, dict):
-                return f"line {number}: it is not an object, {{...}}; write one row a line."
-            for name, value in row.items():
-                kind = float if isinstance(value, int) and not isinstance(value, bool) else type(value)
-                if value is not None and kinds.setdefault(name, kind) is not kind:
-                    return f"line {number}, column '{name}': {value!r} is not of the type of the rows before it."
-    except UnicodeDecodeError:
-        return "it is not UTF-8; convert it, iconv -f latin1 -t utf-8 say."
-    return ""
+                raise pa.ArrowInvalid(f"line {number}: it is not an object, {{...}}; write one row a line.")
+            if "\ufffd" in line:
+                raise pa.ArrowInvalid(f"line {number}: {NOT_UTF8}")
+            yield number, row
+
+
+def _values(name: str, block: list[tuple[int, dict[str, Any]]]) -> pa.Array:
+    cells = [row.get(name) for _, row in block]
+    try:
+        return pa.array(cells)
+    except pa.ArrowException:
+        kinds = [float if type(cell) is int else type(cell) for cell in cells]
+        first = next(kind for kind, cell in zip(kinds, cells, strict=True) if cell is not None)
+        for (number, _), kind, cell in zip(block, kinds, cells, strict=True):
+            if cell is not None and kind is not first:
+                text = f"line {number}, column '{name}': {cell!r} is not of the type of the rows before it."
+                raise pa.ArrowInvalid(text) from None
+        raise
 
 
 def _parquet(file: Path) -> Iterator[pa.RecordBatch]:

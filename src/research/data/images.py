@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 MAX_BROKEN = 0.01  # of the files
 MAX_WORKERS = 8
 BATCH = 64  # pictures that are predicted together
-Item = tuple[Callable[[], Any], str, str, int]  # opens the picture; its name; its class; its split or -1
+Item = tuple[Callable[[], bytes], str, str, int]  # reads the picture; its name; its class; its split or -1
 
 
 class ImageData(FileData):
@@ -68,8 +69,6 @@ class ImageData(FileData):
         y = torch.tensor([codes[name] for name in names])
         identity = np.array([int(picture["hash"], 16) for picture in seen], dtype=np.uint64)
         given = np.array([split for *_, split in items], dtype=np.int8)
-        if (given < 0).any() != (given < 0).all():
-            raise UserError("some pictures are in train/, val/ or test/ and some are not; put all of them in, or none.")
         self.ids = self.divide(Listing(y, classes, identity, None if (given < 0).any() else given))
         self.rows = {
             name: ImageRows([items[i][0] for i in part], y[part], self.channels, self.size)
@@ -108,9 +107,7 @@ class ImageData(FileData):
 
         def look(item: Item) -> dict[str, Any]:
             try:
-                picture = item[0]()
-                width, height = picture.size
-                pixels = pixels_of(picture, self.channels, self.size)
+                pixels, (width, height) = pixels_of(item[0](), self.channels, self.size)
             except Exception as error:  # whatever Pillow finds
                 return {"wrong": _said(error)}
             scaled = pixels.astype(np.float64) / 255
@@ -162,22 +159,27 @@ class ImageRows(Rows):
     """Pictures of a split, decoded when asked for.
 
     Args:
-        openers: one for each picture.
+        readers: one for each picture.
         y: (n,) classes.
     """
 
-    def __init__(self, openers: list[Callable[[], Any]], y: Tensor, channels: int, size: int) -> None:
+    def __init__(self, readers: list[Callable[[], bytes]], y: Tensor, channels: int, size: int) -> None:
         super().__init__(torch.empty(0), y)
-        self.openers, self.channels, self.size = openers, channels, size
+        self.readers, self.channels, self.size = readers, channels, size
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Takes indices (B,), gives x (B, C, H, W) in [0, 1] and y (B,)."""
-        pixels = np.stack([pixels_of(self.openers[i](), self.channels, self.size) for i in index.tolist()])
+        pixels = np.stack([pixels_of(self.readers[i](), self.channels, self.size)[0] for i in index.tolist()])
         return torch.from_numpy(pixels).float() / 255, self.y[index]
 
 
-def pixels_of(picture: Any, channels: int, size: int) -> Any:
-    """A picture of any size and mode as uint8 (C, H, W)."""
+def pixels_of(content: bytes, channels: int, size: int) -> tuple[Any, tuple[int, int]]:
+    """A picture of any form, size and mode as uint8 (C, H, W); and its own width and height."""
+    with Image.open(io.BytesIO(content)) as picture:
+        return _pixels(picture, channels, size), picture.size
+
+
+def _pixels(picture: Any, channels: int, size: int) -> Any:
     picture.draft("RGB" if channels == 3 else "L", (size, size))  # has a JPEG decoded at the size that is needed
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
@@ -204,16 +206,25 @@ def _items(path: str, given: int) -> list[Item]:
         return _of_hub(path)
     root = Path(path)
     if not root.is_dir():
-        raise UserError(f"there is no folder '{path}'; give one that has a folder of pictures for each class.")
+        near = get_close_matches(root.name, [p.name for p in root.parent.glob("*")], n=1, cutoff=0.5)
+        hint = f"; did you mean '{root.with_name(near[0])}'?" if near else "."
+        raise UserError(f"there is no folder '{path}'{hint} Give one that has a folder of pictures for each class.")
     splits = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and entry.name in HUB_NAMES]
     if splits and given < 0:
+        if len(_pictures(root)) != sum(len(_pictures(entry)) for entry in splits):
+            raise UserError(
+                f"some pictures of '{path}' are in {', '.join(entry.name for entry in splits)} and some are not; put "
+                "all of them in, or none."
+            )
         return [item for entry in splits for item in _items(str(entry), HUB_NAMES[entry.name])]
+    if loose := [file for file in _pictures(root) if file.parent == root]:
+        raise UserError(f"{len(loose)} pictures are in the folder of no class ({loose[0]}, ...); move or remove them.")
     found = []
     for folder in sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         pictures = _pictures(folder)
         if not pictures:
             raise UserError(f"'{folder}' holds no picture ({', '.join(sorted(SUFFIXES))}); remove it, or fill it.")
-        found += [(_Open(str(file)), str(file), folder.name, given) for file in pictures]
+        found += [(_Read(str(file)), str(file), folder.name, given) for file in pictures]
     if not found:
         raise UserError(f"'{path}' has no folder of pictures; make one for each class, {path}/<class>/*.png.")
     return found
@@ -223,23 +234,23 @@ def _pictures(root: Path) -> list[Path]:
     return sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
-class _Open:
-    """Opens a file; a class, so that worker processes can be given it."""
+class _Read:
+    """Reads a file; a class, so that worker processes can be given it."""
 
     def __init__(self, file: str) -> None:
         self.file = file
 
-    def __call__(self) -> Any:
-        return Image.open(self.file)
+    def __call__(self) -> bytes:
+        return Path(self.file).read_bytes()
 
 
-class _OpenHub:
+class _ReadHub:
     def __init__(self, path: str, split: str, column: str, row: int) -> None:
         self.path, self.split, self.column, self.row = path, split, column, row
 
-    def __call__(self) -> Any:
+    def __call__(self) -> bytes:
         held = _hub(self.path)[self.split][self.row][self.column]
-        return Image.open(io.BytesIO(held["bytes"]) if held["bytes"] else held["path"])
+        return held["bytes"] or Path(held["path"]).read_bytes()
 
 
 @lru_cache(maxsize=2)
@@ -273,14 +284,14 @@ def _of_hub(path: str) -> list[Item]:
         given = HUB_NAMES[split] if len(names) > 1 else -1
         for row, code in enumerate(splits[split][label]):
             name = f"{path} {split} {splits[split]._fingerprint} {row}"
-            found.append((_OpenHub(path, split, picture, row), name, classes[code], given))
+            found.append((_ReadHub(path, split, picture, row), name, classes[code], given))
     return found
 
 
 def _tried(file: Path, channels: int, size: int) -> Any:
     """Pixels, or what is wrong in words."""
     try:
-        return pixels_of(Image.open(file), channels, size)
+        return pixels_of(file.read_bytes(), channels, size)[0]
     except Exception as error:
         return _said(error)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from research.engine.errors import UserError
 
 SPLITS = ("train", "val", "test")
+_TOO_FEW = "{} rows are too few for data.fractions and as many classes; take other fractions, or data.stratify=false."
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def assign(listing: Listing, rules: Rules) -> dict[str, Tensor]:
     given = np.zeros(len(listing.y), dtype=np.int8) if listing.given is None else listing.given
     ids = {name: np.flatnonzero(given == index) for index, name in enumerate(SPLITS)}
     train, val, test = rules.fractions
+    if not len(ids["train"]):
+        raise UserError("the split leaves no row for train: all rows are said to be of val or test.")
     if rules.folds:
         if len(ids["test"]):
             raise UserError(f"data.folds={rules.folds} makes test rows, and this data says which they are.")
@@ -76,12 +79,13 @@ def assign(listing: Listing, rules: Rules) -> dict[str, Tensor]:
 
 def without_copies(ids: dict[str, Tensor], identity: np.ndarray[Any, Any]) -> tuple[dict[str, Tensor], dict[str, int]]:
     """Takes rows out of train that are also in val or test, and out of val those that are in test; how many each."""
-    held, found, gone = identity[ids["test"]], dict(ids), {}
+    of = {name: identity[part.numpy()] for name, part in ids.items()}  # a tensor of one row would count as a number
+    held, found, gone = of["test"], dict(ids), {}
     for name in ("val", "train"):
-        keep = ~np.isin(identity[ids[name]], held)
+        keep = ~np.isin(of[name], held)
         gone[name] = int((~keep).sum())
         found[name] = ids[name][torch.from_numpy(keep)]
-        held = np.concatenate([held, identity[ids[name]]])
+        held = np.concatenate([held, of[name]])
     return found, gone
 
 
@@ -103,6 +107,8 @@ def _hold_out(ids: Any, listing: Listing, rules: Rules, share: float) -> tuple[A
         order = ids[np.argsort(listing.time[ids], kind="stable")]
         cut = listing.time[order[len(order) - max(1, round(share * len(order)))]]
         later = listing.time[ids] >= cut  # rows of one time are on one side
+        if later.all():
+            raise UserError("data.time: there are too few different times to split by; take data.fractions alone.")
         return ids[~later], ids[later]
     if listing.group is not None:
         folds = max(2, round(1 / share))
@@ -110,13 +116,15 @@ def _hold_out(ids: Any, listing: Listing, rules: Rules, share: float) -> tuple[A
     try:
         kept, held = train_test_split(ids, test_size=share, random_state=rules.seed, stratify=labels)
     except ValueError as error:
-        raise _too_few(ids, listing, 2) or UserError(f"{len(ids)} rows are too few to split: {error}") from error
+        raise _too_few(ids, listing, 2) or UserError(_TOO_FEW.format(len(listing.y))) from error
     return kept, held
 
 
 def _fold(ids: Any, listing: Listing, rules: Rules) -> tuple[Any, Any]:
     folds, fold = rules.folds, rules.fold
     assert folds
+    if not 1 < folds <= len(ids):
+        raise UserError(f"data.folds={folds}: from 2 to as many as there are rows, which are {len(ids)}.")
     if fold >= folds:
         raise UserError(f"data.fold={fold}: the folds of data.folds={folds} are 0 to {folds - 1}.")
     if listing.time is not None:

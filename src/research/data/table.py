@@ -7,10 +7,12 @@ training rows; they are part of the spec, and with it of the run.
 
 import hashlib
 import json
+import shutil
 import tempfile
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +25,8 @@ from torch import Tensor
 from research.data import honesty
 from research.data.base import Inputs
 from research.data.batches import Rows
-from research.data.columns import MAX_DISTINCT, Scan, as_text, encode, plain
-from research.data.file_data import FileData, classes_of
+from research.data.columns import MAX_DISTINCT, Scan, encode, mark, plain
+from research.data.file_data import FileData, classes_of, place_of
 from research.data.files import batches, locate
 from research.data.spec import Column, Spec
 from research.data.splits import SPLITS, Listing
@@ -74,7 +76,6 @@ class TableData(FileData):
         self.kinds = dict(zip(KINDS, (numeric, categorical, boolean, date), strict=True))
         self.drop, self.missing, self.max_categories = drop, pa.array(missing, pa.string()), max_categories
         self.special = {"group": group, "time": time, "split": split}
-        self.opened = ExitStack()
 
     def setup(self, stage: str | None = None) -> None:
         """Reads, splits, and measures the training rows; once."""
@@ -83,7 +84,7 @@ class TableData(FileData):
         what = (FORMAT, self.content(), self.target, self.task, self.kinds, self.drop, self.missing.to_pylist())
         fitted = self.fitted.plain() if self.fitted else None
         self.fingerprint = hashlib.sha256(repr((*what, self.special, fitted)).encode()).hexdigest()
-        cache = self.cache or {"folder": self.opened.enter_context(tempfile.TemporaryDirectory()), "max_bytes": 0}
+        cache = self.cache or {"folder": self._scratch(), "max_bytes": 0}
         place = Path(cache["folder"]) / f"{self.fingerprint[:32]}.table"
         table, _ = kept(place, int(float(cache["max_bytes"])), self._write, Stored)
         for text in table.info["findings"]:
@@ -96,6 +97,12 @@ class TableData(FileData):
             x, y = self.rows["train"][torch.linspace(0, len(self.ids["train"]) - 1, honesty.SAMPLE).long().unique()]
             assert isinstance(x, Tensor)
             honesty.check_columns(x.numpy(), y.squeeze(-1).numpy(), self.spec, self.findings)
+
+    def _scratch(self) -> str:
+        """A folder that goes with this object."""
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
     def inputs(self, path: str) -> Iterator[Inputs]:
         """Rows of a file with their x, as far as they can be read, batch by batch."""
@@ -116,10 +123,10 @@ class TableData(FileData):
         if self.fitted:
             columns, classes = list(self.fitted.columns), self.fitted.classes
         else:
-            scans = self._scan(sources)
-            classes = self._classes(scans.pop(self.target), sources)
+            scans, sizes = self._scan(sources)
+            classes = self._classes(scans.pop(self.target), lambda row: place_of(sources, sizes, row))
             columns = self._columns({n: s for n, s in scans.items() if n not in self.special.values()}, findings)
-            _check_cells(columns, scans, sources)
+            _check_cells(columns, scans, lambda row: place_of(sources, sizes, row))
         place.mkdir()
         counts = [self._encode(place, index, source, columns, classes) for index, source in enumerate(sources)]
         told = {"columns": [asdict(column) for column in columns], "classes": classes, "findings": findings}
@@ -128,9 +135,10 @@ class TableData(FileData):
         info = {**told, "num_rows": sum(counts), "given": given, "marks": marks}
         (place / "info.json").write_text(json.dumps(info), encoding="utf-8")
 
-    def _scan(self, sources: list[tuple[int, str, str]]) -> dict[str, Scan]:
-        """Every column but those that are dropped, over all files."""
+    def _scan(self, sources: list[tuple[int, str, str]]) -> tuple[dict[str, Scan], list[int]]:
+        """Every column but those that are dropped; and the rows of each source."""
         scans: dict[str, Scan] = {}
+        sizes = [0] * len(sources)
         for index, (_, path, split) in enumerate(sources):
             for batch in batches(path, split):
                 names = [name for name in batch.schema.names if name not in self.drop]
@@ -138,10 +146,11 @@ class TableData(FileData):
                     self._known(batch.schema.names)
                     scans = {name: Scan(name) for name in names}
                 self._need(batch, list(scans), path)
+                sizes[index] += len(batch)
                 for name, scan in scans.items():
                     # a table that is only tested must not decide what a column is
                     scan.add(plain(batch.column(name), name, self.missing)) if index == 0 or name == self.target else 0
-        return scans
+        return scans, sizes
 
     def _known(self, names: list[str]) -> None:
         named = {"target": [self.target], "drop": self.drop, **self.kinds}
@@ -150,6 +159,9 @@ class TableData(FileData):
             for name in given:
                 if name not in names:
                     raise UserError(f"data.{key}: {unknown('column', name, names)}")
+        for name in {name for names in self.kinds.values() for name in names}:
+            if len(kinds := [f"data.{kind}" for kind, names in self.kinds.items() if name in names]) > 1:
+                raise UserError(f"column '{name}' is in {' and in '.join(kinds)}; it can be of one kind.")
         for key in ("drop", *KINDS):
             if self.target in named[key]:
                 raise UserError(f"data.{key}: '{self.target}' is the target (data.task says of which kind it is).")
@@ -161,11 +173,12 @@ class TableData(FileData):
             has = ", ".join(batch.schema.names[:20])
             raise UserError(f"'{path}' lacks the {what} {', '.join(lacking)}. It has: {has}.")
 
-    def _classes(self, scan: Scan, sources: list[tuple[int, str, str]]) -> tuple[str, ...]:
+    def _classes(self, scan: Scan, where: Callable[[int], str]) -> tuple[str, ...]:
         """Of the target, empty for a regression."""
-        if scan.num_missing:
+        if scan.first_missing is not None:
             raise UserError(
-                f"the target '{self.target}' is missing in {scan.num_missing} of {scan.num_rows} rows; remove them."
+                f"the target '{self.target}' is missing in {scan.num_missing} of {scan.num_rows} rows, the first at "
+                f"{where(scan.first_missing)}; remove them."
             )
         whole = scan.kind == "numeric" and scan.whole and scan.distinct <= min(MAX_CLASSES, scan.num_rows // 10 + 2)
         classes = self.task == "classification" or (
@@ -175,16 +188,17 @@ class TableData(FileData):
             if scan.kind != "numeric":
                 raise UserError(f"the target '{self.target}' is {scan.kind}; a regression needs numbers.")
             if row := scan.first_not.get("numeric"):
-                raise UserError(f"{_where(sources, row[0])}, column '{self.target}': {row[1]!r} is not a number.")
-            if np.isinf([scan.low, scan.high]).any():
-                raise UserError(f"the target '{self.target}' is infinite in some row; remove it.")
+                raise UserError(f"{where(row[0])}, column '{self.target}': {row[1]!r} is not a number.")
+            if scan.first_endless is not None:
+                place = where(scan.first_endless[0])
+                raise UserError(f"{place}: the target '{self.target}' is infinite or beyond 3e38; remove the row.")
             if scan.low == scan.high:
                 raise UserError(
                     f"the target '{self.target}' is {scan.low:g} in all {scan.num_rows} rows: nothing to learn."
                 )
             return ()
         if scan.kind == "numeric" and (row := scan.first_not.get("numeric")) and scan.distinct > MAX_CLASSES:
-            raise UserError(f"{_where(sources, row[0])}, column '{self.target}': {row[1]!r} is not a number.")
+            raise UserError(f"{where(row[0])}, column '{self.target}': {row[1]!r} is not a number.")
         if scan.counts is None:
             raise UserError(f"the target '{self.target}' has more than 10,000 classes: is it an id, or a number?")
         return classes_of(list(scan.counts), scan.num_rows, self.target)
@@ -220,6 +234,7 @@ class TableData(FileData):
             for batch in batches(path, split):
                 self._need(batch, sorted(wanted), path)
                 cells = {name: plain(batch.column(name), name, self.missing) for name in wanted}
+                where = _Place(path, num_rows)
                 x, wrong = encode(columns, cells)
                 for row, why in wrong[:1]:
                     raise UserError(f"{locate(path, num_rows + row)}, {why}.")
@@ -233,7 +248,7 @@ class TableData(FileData):
                 out["given"].write(self._given(cells, given, path, num_rows, len(x)).tobytes())
                 for name in ("group", "time"):
                     if column := self.special[name]:
-                        out[name].write(_mark(name, cells[column], f"{locate(path, num_rows)} on, column '{column}'"))
+                        out[name].write(mark(name, column, cells[column], where).tobytes())
                 num_rows += len(batch)
         return num_rows
 
@@ -374,40 +389,27 @@ def _useless(scan: Scan, kind: str, asked: str | None) -> str:
     return ""
 
 
-def _check_cells(columns: list[Column], scans: dict[str, Scan], sources: list[tuple[int, str, str]]) -> None:
-    """Raises a UserError for columns that are nearly all of a kind, and infinite."""
+def _check_cells(columns: list[Column], scans: dict[str, Scan], where: Callable[[int], str]) -> None:
+    """Raises a UserError for columns that are nearly all of a kind, and for numbers without end."""
     problems = []
     for column in columns:
-        scan = scans[column.name]
+        scan, name = scans[column.name], column.name
         if (first := scan.first_not.get(column.kind)) and column.kind != "categorical":
-            fix = f"mend it, list it in data.missing, or take data.categorical=[{column.name}]"
-            problems.append(
-                f"{_where(sources, first[0])}, column '{column.name}': {first[1]!r} is not {column.kind}; {fix}."
-            )
-        elif column.kind == "numeric" and np.isinf([scan.low, scan.high]).any():
-            problems.append(f"column '{column.name}' is infinite in some row; mend it, or list it in data.missing.")
+            fix = f"mend it, list it in data.missing, or take data.categorical=[{name}]"
+            problems.append(f"{where(first[0])}, column '{name}': {first[1]!r} is not {column.kind}; {fix}.")
+        elif column.kind == "numeric" and scan.first_endless is not None:
+            row, text = scan.first_endless
+            problems.append(f"{where(row)}, column '{name}': {text} is not a finite number in float32; mend it.")
     if problems:
         raise UserError(*problems)
 
 
-def _where(sources: list[tuple[int, str, str]], row: int) -> str:
-    return locate(sources[0][1], row)
+@dataclass(frozen=True)
+class _Place:
+    """Says where a row of a batch is."""
 
+    path: str
+    before: int  # rows of the file
 
-def _mark(name: str, cell: pa.Array, place: str) -> bytes:
-    """Groups as hashes, times as numbers."""
-    from pandas.core.util.hashing import hash_array
-
-    if cell.null_count:
-        raise UserError(f"{place}: a row has no {name}; data.{name} needs one in every row.")
-    if name == "group":
-        return hash_array(np.array(as_text(cell).to_pylist(), dtype=object)).astype(np.float64).tobytes()
-    scan = Scan(name)
-    scan.add(cell)
-    if scan.kind not in ("numeric", "date"):
-        text = scan.first_not["date"][1]
-        raise UserError(f"{place}: data.time needs dates (2026-01-31) or numbers; there is {text!r}.")
-    values, wrong = encode([Column(name, scan.kind)], {name: cell})  # pyright: ignore[reportArgumentType]
-    if wrong:
-        raise UserError(f"{place}: {wrong[0][1]}.")
-    return values[:, 0].astype(np.float64).tobytes()
+    def __call__(self, row: int) -> str:
+        return locate(self.path, self.before + row)

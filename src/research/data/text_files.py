@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from research.data.base import Inputs
-from research.data.file_data import FileData, classes_of
-from research.data.files import batches, locate
+from research.data.columns import as_text, mark, plain
+from research.data.file_data import FileData, classes_of, given_of, place_of
+from research.data.files import batches
 from research.data.splits import SPLITS, Listing
 from research.data.text import text_inputs, tokens
 from research.engine.errors import UserError, unknown
@@ -55,17 +57,19 @@ class TextFiles(FileData):
             before = len(columns.get("text", ()))
             for batch in batches(path, split):
                 for key, name in self._names(batch.schema.names, path).items():
-                    columns.setdefault(key, []).extend(_texts(batch.column(name)))
+                    columns.setdefault(key, []).extend(_texts(batch.column(name), name, path))
             sizes.append(len(columns["text"]) - before)
         self._complete(columns, sources, sizes)
         classes, y = self._labels(columns["target"], sources, sizes)
         texts = tuple(text.strip() for text in columns["text"])
         hashes = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") for text in texts]
-        marks = {name: _numbers(columns[name]) for name in ("group", "time") if name in columns}
-        given = None
-        if sources[0][0] >= 0:
-            given = np.repeat(np.array([index for index, _, _ in sources], dtype=np.int8), sizes)
-        elif "split" in columns:
+        marks = {
+            key: mark(key, str(self.special[key]), pa.array(columns[key]), lambda row: place_of(sources, sizes, row))
+            for key in ("group", "time")
+            if key in columns
+        }
+        given = given_of(sources, sizes)
+        if "split" in columns:
             given = np.array([SPLITS.index(name) for name in columns["split"]], dtype=np.int8)
         self.ids = self.divide(Listing(y, classes, np.array(hashes, dtype=np.uint64), given, **marks))
         self.rows, self.spec = tokens(texts, y, classes, self.ids, self.tokenizer, self.max_length)
@@ -99,11 +103,11 @@ class TextFiles(FileData):
             missing = [row for row, value in enumerate(values) if not value.strip()]
             if missing:
                 what = "texts are empty" if key == "text" else f"rows have no {key}"
-                place = _where(sources, sizes, missing[0])
+                place = place_of(sources, sizes, missing[0])
                 raise UserError(f"{len(missing)} of {len(values)} {what}, the first at {place}; remove or fill them.")
         for row, name in enumerate(columns.get("split", ())):
             if name not in SPLITS:
-                raise UserError(f"{_where(sources, sizes, row)}: split '{name}' is not train, val or test.")
+                raise UserError(f"{place_of(sources, sizes, row)}: split '{name}' is not train, val or test.")
 
     def _labels(self, labels: list[str], sources: list[Any], sizes: list[int]) -> tuple[tuple[str, ...], torch.Tensor]:
         labels = [label.strip() for label in labels]
@@ -111,30 +115,15 @@ class TextFiles(FileData):
         classes = known or classes_of(list(set(labels)), len(labels), self.target or "label")
         codes = {name: code for code, name in enumerate(classes)}
         if strange := [row for row, label in enumerate(labels) if label not in codes]:
-            place, name = _where(sources, sizes, strange[0]), labels[strange[0]]
+            place, name = place_of(sources, sizes, strange[0]), labels[strange[0]]
             raise UserError(f"{place}: '{name}' is not one of the run's classes: {', '.join(classes[:10])}.")
         return classes, torch.tensor([codes[label] for label in labels])
 
 
-def _texts(column: Any) -> list[str]:
+def _texts(column: pa.Array, name: str, path: str) -> list[str]:
     """Cells as texts; empty where missing."""
-    from research.data.columns import as_text
-
-    return ["" if value is None else value for value in as_text(column).to_pylist()]
-
-
-def _numbers(values: list[str]) -> Any:
-    """The rank of each value: of times in their order, and of groups any order will do."""
     try:
-        keys: list[Any] = [float(value) for value in values]
-    except ValueError:
-        keys = values  # dates of one form, 2026-01-31, are in the order of their letters
-    return np.unique(np.array(keys), return_inverse=True)[1]
-
-
-def _where(sources: list[Any], sizes: list[int], row: int) -> str:
-    for (_, path, _), size in zip(sources, sizes, strict=True):
-        if row < size:
-            return locate(path, row)
-        row -= size
-    raise IndexError(row)
+        cells = plain(column, name, pa.array([], pa.string()))
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from error
+    return ["" if value is None else value for value in as_text(cells).to_pylist()]

@@ -205,7 +205,8 @@ def _blame(problems: list[str], part: str) -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") + "."
+    text = " ".join(str(error).split())
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _raise(problems: list[str]) -> None:

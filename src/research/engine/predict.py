@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,8 @@ def _written(out: Path) -> Iterator[Callable[[Any], None]]:
     except OSError as error:
         raise UserError(f"output={out} cannot be written: {error.strerror or error}.") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def _writer(form: str, path: Path, schema: Any, stack: ExitStack) -> Callable[[Any], None]:

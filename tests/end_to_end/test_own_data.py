@@ -1,0 +1,178 @@
+"""The page "Bring your data", word for word, on files of the libraries and of this test, in a folder of their own."""
+
+import csv
+import json
+import os
+import random
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from conftest import ROOT
+from datasets import ClassLabel, DatasetInfo, Features, SplitDict, Value
+from datasets.arrow_writer import ArrowWriter
+from datasets.splits import SplitInfo
+from PIL import Image
+from sklearn import datasets as bundled
+
+pytestmark = pytest.mark.slow
+PAGE = (ROOT / "conf/data/README.md").read_text("utf-8")
+COMMANDS = re.findall(r"^(?:python|cat) .*", PAGE, re.MULTILINE)
+# what makes a command on texts short, and its weights small
+SMALL = "model.pretrained=null data.max_length=16 trainer.max_epochs=5 optimizer.lr=2e-3"
+SHORT = {"model=bert": SMALL, "model=cnn": "data.size=16"}
+WORDS = {"good": ["fine", "great", "lovely", "charming", "bright"], "bad": ["dull", "awful", "poor", "tedious", "grim"]}
+
+
+def texts(num: int, seed: int) -> list[tuple[str, str]]:
+    draw = random.Random(seed)
+    labels = [draw.choice(["good", "bad"]) for _ in range(num)]
+    return [(f"{' '.join(draw.choices(WORDS[label], k=4))} {i} {seed}", label) for i, label in enumerate(labels)]
+
+
+@pytest.fixture(scope="module")
+def place(clone: Path) -> Path:
+    """A clone, with the files that the page speaks of."""
+    load: Any = bundled.load_diabetes
+    houses = load(as_frame=True).frame.rename(columns={"target": "price"})
+    houses.iloc[:400].to_csv(clone / "houses.csv", index=False)
+    houses.iloc[400:].to_csv(clone / "new.csv", index=False)
+    load = bundled.load_breast_cancer
+    churn = load(as_frame=True).frame.rename(columns={"target": "churned"})
+    churn.assign(customer_id=[f"c{i // 3}" for i in range(len(churn))]).to_parquet(clone / "churn.parquet")
+    rows = [json.dumps({"body": text, "stars": 5 if label == "good" else 1}) for text, label in texts(300, 0)]
+    (clone / "reviews.jsonl").write_text("\n".join(rows))
+    for name, num, seed in (("train", 200, 1), ("test", 60, 2)):
+        with open(clone / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *texts(num, seed)])
+    digits: Any = bundled.load_digits()
+    for index, (image, label) in enumerate(zip(digits.images[:600], digits.target, strict=False)):
+        folder = clone / "photos" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 255 / 16).astype(np.uint8)).save(folder / f"{index:04}.png")
+    return clone
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of the hub, as `datasets` fills it, with a small ag_news."""
+    home = tmp_path_factory.mktemp("hub")
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["good", "bad"])})
+    into = home / "datasets/ag_news/default/0.0.0/0123456789abcdef"
+    into.mkdir(parents=True)
+    splits = SplitDict(dataset_name="ag_news")
+    for name, num, seed in (("train", 200, 3), ("test", 60, 4)):
+        writer: Any = ArrowWriter(features=features, path=str(into / f"ag_news-{name}.arrow"))
+        for text, label in texts(num, seed):
+            writer.write({"text": text, "label": label})
+        count, size = writer.finalize()
+        splits.add(SplitInfo(name, num_bytes=size, num_examples=count, dataset_name="ag_news"))
+    names: Any = {"builder_name": "parquet", "dataset_name": "ag_news", "config_name": "default"}
+    DatasetInfo(features=features, splits=splits, version="0.0.0", **names).write_to_directory(str(into))
+    return home
+
+
+def call(place: Path, line: str, *more: str, stdin: bytes | None = None) -> str:
+    words = [sys.executable if word == "python" else word for word in shlex.split(line, comments=True)]
+    done = subprocess.run([*words, *more], cwd=place, capture_output=True, timeout=600, check=False, input=stdin)
+    said = done.stdout.decode() + done.stderr.decode()
+    assert done.returncode == 0, f"{line}\n{said}"
+    return said
+
+
+def newest(place: Path, option: str) -> Path:
+    runs = [p.parent for p in place.glob("logs/**/metrics.json") if f"_{option}_" in f"{p.parent.name}_"]
+    return max(runs, key=os.path.getmtime)
+
+
+def metrics(run: Path) -> dict[str, float]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_commands_of_the_page(place: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(hub))
+    assert len(COMMANDS) == 13
+    for line in COMMANDS:
+        if "logs/RUN" in line:
+            continue
+        for part, words in SHORT.items():
+            line = f"{line} {words}" if part in line else line
+        said = call(place, line)
+        if "folds" in line:
+            assert re.search(r"all\s+5\s+\d\.\d+ ± \d", said)
+    regression = metrics(newest(place, "mlp_table"))
+    assert "test/r2" in regression  # of the last fold: the task was seen in the target
+    assert metrics(newest(place, "boosting_table"))["test/r2"] > 0
+    assert metrics(newest(place, "cnn_images"))["test/acc"] > 0.8
+    assert metrics(newest(place, "bert_text"))["test/acc"] > 0.9
+
+
+def test_predictions_are_those_of_the_network(place: Path) -> None:
+    call(place, "python src/train.py data=table data.path=houses.csv data.target=price hydra.run.dir=logs/houses")
+    run = "run=logs/houses"
+    lines = [line.replace("logs/RUN", "logs/houses") for line in COMMANDS if "new.csv" in line]
+    for line in lines:
+        stdin = (place / "new.csv").read_bytes() if line.startswith("cat") else None
+        call(place, line.removeprefix("cat new.csv | "), stdin=stdin)
+    with open(place / "predictions.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    with open(place / "new.csv", newline="") as file:
+        given = list(csv.DictReader(file))
+    assert [{k: v for k, v in row.items() if k != "prediction"} for row in found] == given
+    streamed = pyarrow.parquet.read_table(place / "predictions.parquet").column("prediction").to_pylist()
+    assert [float(row["prediction"]) for row in found] == pytest.approx(streamed)
+
+    call(place, f"python src/export.py {run} format=state_dict")
+    predicted = np.array([float(row["prediction"]) for row in found])
+    prices = np.array([float(row["price"]) for row in found])
+    scores = json.loads((place / "logs/houses/evaluate.json").read_text())
+    assert scores["test/mae"] == pytest.approx(np.abs(predicted - prices).mean(), rel=1e-4)
+
+    from research.engine.opened import opened  # the network itself, on cells read by another reader
+    from research.engine.reopen import saved_config
+
+    folder = place / "logs/houses"
+    cfg = saved_config(folder)
+    cfg.checkpoint = "best"
+    task = opened(cfg, folder, cached=False, read=False).task.cpu().eval()
+    names = [column.name for column in task.spec.columns]
+    x = torch.tensor([[float(row[name]) for name in names] for row in given])
+    with torch.inference_mode():
+        assert predicted == pytest.approx(task(x).squeeze(1).numpy(), rel=1e-5)
+
+
+def test_a_run_needs_nothing_but_its_folder_to_predict(place: Path, tmp_path: Path) -> None:
+    call(place, "python src/train.py data=images data.path=photos data.size=8 model=cnn hydra.run.dir=logs/photos")
+    (place / "logs/photos").rename(tmp_path / "moved")
+    (place / "photos").rename(tmp_path / "pictures")
+    (tmp_path / "pictures/3/broken.png").write_bytes(b"no picture")
+    said = call(
+        place, f"python src/predict.py run={tmp_path}/moved input={tmp_path}/pictures output={tmp_path}/out.csv"
+    )
+    (tmp_path / "pictures/3/broken.png").unlink()
+    (tmp_path / "pictures").rename(place / "photos")
+    assert "predicted  600 of 601 rows" in said
+    assert "cannot be read" in said
+    with open(tmp_path / "out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == sorted(row["file"] for row in rows)
+    right = [row["prediction"] == row["file"].split("/")[0] for row in rows if row["prediction"]]
+    assert sum(right) > 0.8 * len(right)
+
+
+def test_an_interrupted_predict_leaves_no_file(place: Path, tmp_path: Path) -> None:
+    call(place, "python src/train.py data=table data.path=houses.csv data.target=price hydra.run.dir=logs/stopped")
+    (tmp_path / "bad.csv").write_text((place / "new.csv").read_text() + "1,2\n")
+    words = [sys.executable, "src/predict.py", "run=logs/stopped", f"input={tmp_path / 'bad.csv'}"]
+    out = tmp_path / "out.csv"
+    done = subprocess.run([*words, f"output={out}"], cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "bad.csv: line 44: it has 2 cells, the header has 11" in done.stderr
+    assert not list(tmp_path.glob("*out*"))
