@@ -39,7 +39,7 @@ def test_a_damaged_cache_is_computed_anew_and_the_oldest_goes(command: Command, 
     path = next(cache.glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:100])
     again = command("train", *words, folder=tmp_path / "again")
-    assert "computed anew" in again.out
+    assert "made anew" in again.out
     command("train", *words, "data.max_length=8", "cache.max_bytes=1", folder=tmp_path / "third")
     assert path not in cache.glob("*.safetensors")
     assert len(list(cache.glob("*.safetensors"))) == 1

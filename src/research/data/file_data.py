@@ -68,7 +68,7 @@ class FileData(Data):
         """
         named = {name: path for name, path in self.files.items() if path}
         if self.fitted:
-            return [(2, str(self.path or self.files["test"] or self.files["train"]), "test")]
+            return [(2, next(path for path in (self.path, *self.files.values()) if path), "test")]
         if self.special.get("split") and named:
             raise UserError(
                 f"data.split={self.special['split']} says the split of each row, and data.train or data.test of each "

@@ -70,7 +70,9 @@ class Spec:
     def read(cls, plain: dict[str, Any]) -> "Spec":
         """Of what `plain` has written."""
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
-        columns = [Column(**{**column, "categories": tuple(column["categories"])}) for column in plain["columns"]]
+        columns = [
+            Column(**{**column, "categories": tuple(column["categories"])}) for column in plain.get("columns", ())
+        ]
         return cls(**{**values, "columns": tuple(columns)})
 
     def plain(self) -> dict[str, Any]:

@@ -151,12 +151,12 @@ def figure(data: Data) -> Any:
     across = min(4, len(plots))
     down = -(-len(plots) // across)
     made = Figure(figsize=(3.2 * across, 2.4 * down), layout="constrained")
-    axes = made.subplots(down, across, squeeze=False).flat
+    axes = list(made.subplots(down, across, squeeze=False).flat)
     for plot, ax in zip(plots, axes, strict=False):
         plot(data, ax)
         ax.title.set_fontsize(9)
         ax.tick_params(labelsize=7)
-    for ax in list(axes)[len(plots) :]:
+    for ax in axes[len(plots) :]:
         ax.axis("off")
     return made
 

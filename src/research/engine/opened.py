@@ -1,5 +1,6 @@
 """A finished run as live objects, for the jobs that score or export it: one device, no logger, no callbacks."""
 
+import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -9,6 +10,8 @@ from research.engine.build import Parts, build
 from research.engine.checkpoint import path_of
 from research.engine.errors import UserError
 from research.engine.reopen import changes, record_of, saved_config, tell
+
+log = logging.getLogger(__name__)
 
 FILES = ("data.path", "data.train", "data.val", "data.test", "data.name")
 
@@ -40,4 +43,7 @@ def opened(cfg: DictConfig, folder: Path, *, cached: bool, read: bool = True) ->
     cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy = 1, 1, "auto"
     if not cached:
         cfg.cache = None
-    return build(cfg, folder, start=path_of(folder, cfg.checkpoint), fitted=fitted, read=read)
+    parts = build(cfg, folder, start=path_of(folder, cfg.checkpoint), fitted=fitted, read=read)
+    if fitted is None and parts.data.fingerprint != record_of(folder)["data"]["fingerprint"]:
+        log.warning("warning    the data is not what the run was made with: its content has changed")
+    return parts

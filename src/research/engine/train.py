@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 PRETRAIN = "pretrain"  # in the run's folder: the folder of the run before it
 # What a resumed run keeps: another network, split, order or idea of the best would make it another run.
-FIXED = ("model", "task", "seed", "data._target_", "data.fractions", "data.split_seed", "monitor", "mode")
+FIXED = ("model", "task", "seed", "data.", "monitor", "mode")
+FREE = ("data.batch_size", "data.num_workers", "data.cache")
 
 
 def train(cfg: DictConfig, folder: Path) -> None:
@@ -85,9 +86,9 @@ def _pretrain(words: list[str], folder: Path) -> None:
 
 
 def _refuse(changed: Changes) -> None:
-    wrong = [key for key in changed if key.startswith(FIXED)]
+    wrong = [key for key in changed if key.startswith(FIXED) and not key.startswith(FREE)]
     if wrong:
         asked = ", ".join(f"{key}={changed[key][1]} (was {changed[key][0]})" for key in wrong)
         raise UserError(
-            f"a resumed run keeps its network, split, seed and monitor; this asks for {asked}. Start a new run."
+            f"a resumed run keeps its network, data, seed and monitor; this asks for {asked}. Start a new run."
         )
