@@ -58,7 +58,7 @@ def test_frozen_parts_are_frozen(command: Command) -> None:
 
 
 def test_gradual_unfreezing_resumes_bit_for_bit(command: Command, tmp_path: Path) -> None:
-    words = (*SMALL, "finetune=gradual", "finetune.unfreeze={1: 1, 2: 2}", "trainer.max_epochs=5")
+    words = (*SMALL, "finetune=gradual", "finetune.unfreeze=[0,1,2]", "trainer.max_epochs=5")
     whole = command("train", *words, folder=tmp_path / "whole")
     assert "learns from epoch 1" in whole.out
     broken = tmp_path / "broken"

@@ -82,7 +82,7 @@ def test_callbacks_may_be_stacked(tmp_path: Path) -> None:
         ("optimizer=sgd optimizer.momentum=0", "optimizer: Nesterov momentum requires"),
         ("callbacks=default trainer.limit_val_batches=0", "leaves no val/ metrics"),
         ("callbacks=default trainer.check_val_every_n_epoch=2", "no epoch would be validated"),
-        ("callbacks=default ~callbacks.best", "callbacks.best writes a checkpoint that every run needs"),
+        ("callbacks=default ~callbacks.checkpoint", "callbacks.checkpoint saves what every run needs"),
     ],
 )
 def test_parts_that_cannot_work_are_told(words: str, fragment: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from research.data.batches import BatchOrder, Rows, Tokens
 from research.data.spec import Spec
 from research.engine.randomness import AUGMENT, fold, reseed
+from research.engine.stop import deaf
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Data(LightningDataModule):
     fitted: Spec | None = None  # of the run that is opened on other rows, which are then all `test`
     balanced = False  # whether training rows are drawn so that each class comes equally often
     num_workers = 0  # processes that read batches
+    start = (0, 0)  # the epoch and the batch with which training begins
 
     def __init__(self, batch_size: int, shuffle: bool, seed: int) -> None:
         super().__init__()
@@ -64,11 +66,24 @@ class Data(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augments a training batch on its device; the draw is a function of (seed, epoch, batch, process)."""
         trainer = self.trainer
-        if self.augment is None or trainer is None or not trainer.training:
+        if trainer is None or not trainer.training:
             return batch
-        batch_idx = trainer.fit_loop.epoch_loop.batch_progress.current.ready  # counts this batch only from now on
+        # counts this batch only from now on
+        return self._augmented(batch, trainer, trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+
+    def _augmented(self, batch: Any, trainer: Any, batch_idx: int) -> Any:
+        if self.augment is None:
+            return batch
         reseed(fold(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank, AUGMENT))
         return self.augment(*batch)
+
+    def batch(self, batch_idx: int) -> tuple[Tensor, Any]:
+        """A training batch of this epoch again: which of the training rows it has, (B,), and the batch as it was."""
+        trainer: Any = self.trainer
+        loader = trainer.train_dataloader
+        index = loader.sampler.shares()[batch_idx]
+        batch = trainer.strategy.batch_to_device(loader.dataset[index])
+        return index, self._augmented(batch, trainer, batch_idx)
 
     def _loader(self, split: str, seed: int | None) -> DataLoader[Any]:
         rows, trainer = self.rows[split], self.trainer
@@ -78,9 +93,28 @@ class Data(LightningDataModule):
         order = BatchOrder(
             len(rows), self.batch_size, seed=seed, train=train, lengths=rows.lengths, balance=labels, **place
         )
+        if train:  # processes that read ahead do so before Lightning sets the epoch
+            order.start, order.epoch = self.start, self.start[0]
         held = Rows(self.features[split], rows.labels) if self.features else rows
         workers: dict[str, Any] = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
-        return DataLoader(held, sampler=order, batch_size=None, pin_memory=torch.cuda.is_available(), **workers)
+        return DataLoader(
+            held, sampler=order, batch_size=None, pin_memory=torch.cuda.is_available(), worker_init_fn=deaf, **workers
+        )
+
+    def position(self) -> dict[str, int]:
+        """Where training goes on: in which epoch, after how many of its batches."""
+        trainer = self.trainer
+        assert trainer is not None
+        epoch: Any = trainer.fit_loop.epoch_progress.current
+        within = epoch.started > epoch.processed
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return {"epoch": epoch.processed, "batch": batches if within else 0}
+
+    def state_dict(self) -> dict[str, int]:
+        return self.position()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.start = state_dict["epoch"], state_dict["batch"]
 
     def inputs(self, path: str) -> Iterator[Inputs]:
         """Rows of a file to predict, batch by batch. Raises ValueError where this data has no file."""

@@ -106,6 +106,7 @@ class BatchOrder(Sampler[Tensor]):
         self.lengths, self.rank, self.world_size = lengths, rank, world_size
         self.weights = None if balance is None else 1 / torch.bincount(balance).double()[balance]  # (N,)
         self.epoch = 0
+        self.start: tuple[int, int] = (0, 0)  # the epoch that begins with another batch than its first, and which
         self.sizes: list[int] = []  # rows of each batch of this epoch, over all processes
 
     def set_epoch(self, epoch: int) -> None:
@@ -130,7 +131,8 @@ class BatchOrder(Sampler[Tensor]):
         batches = [batch for pool in pools for batch in pool.split(self.batch_size)]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
-    def _shares(self) -> list[Tensor]:
+    def shares(self) -> list[Tensor]:
+        """The indices of each batch of this epoch, of this process."""
         batches = self._batches()
         if self.train:
             batches = [batch for batch in batches if len(batch) >= self.world_size]
@@ -139,7 +141,8 @@ class BatchOrder(Sampler[Tensor]):
 
     def __iter__(self) -> Iterator[Tensor]:
         # a generator: on a resume Lightning makes the iterator before it sets the epoch, and draws from it after
-        yield from self._shares()
+        epoch, batch = self.start
+        yield from self.shares()[batch if self.epoch == epoch else 0 :]
 
     def __len__(self) -> int:
         full, rest = divmod(self.num_rows, self.batch_size)

@@ -20,13 +20,14 @@ from omegaconf import DictConfig
 
 from research.data.base import Data
 from research.data.spec import Spec
-from research.engine.checkpoint import load_weights
+from research.engine.checkpoint import Files
 from research.engine.errors import UserError, trace, unknown
 from research.engine.features import fill, usable
 from research.engine.finetune import Finetune
 from research.engine.pictures import Pictures
 from research.engine.pretrained import from_run
 from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
+from research.engine.schedules import StepPlateau
 
 
 @dataclass
@@ -46,7 +47,7 @@ def build(
     cfg: DictConfig,
     folder: Path,
     more: Sequence[Callback] = (),
-    start: Path | None = None,
+    state: dict[str, Any] | None = None,
     fitted: Spec | None = None,
     read: bool = True,
 ) -> Parts:
@@ -54,7 +55,8 @@ def build(
 
     Args:
         more: callbacks beside those of the config.
-        start: a checkpoint of the run, whose weights the network gets.
+        state: a checkpoint of the run, whose weights the network gets: those that are scored, the average where
+            weights are averaged.
         fitted: the spec of the run, for rows that it was not made with.
         read: whether there are such rows; else the data is only good for `inputs`.
 
@@ -62,7 +64,7 @@ def build(
         UserError: parts that cannot work, or not together; all that are found are told at once.
     """
     _hush()
-    cfg = from_run(cfg, folder) if start else cfg
+    cfg = from_run(cfg, folder) if state else cfg
     seed_all(fold(cfg.seed, WEIGHTS))
     data = read_data(cfg, fitted, read)
     problems: list[str] = []
@@ -81,7 +83,7 @@ def build(
     with _blame(problems, "finetune"):
         plan.prepare(net)
     with _blame(problems, "trainer"):
-        trainer = _trainer(cfg, folder, [plan, SeedEachBatch(cfg.seed), Pictures(), *more])
+        trainer = _trainer(cfg, folder, [plan, SeedEachBatch(cfg.seed), StepPlateau(), Pictures(), *more])
     _raise(problems)
 
     with _blame(problems, "task"):
@@ -97,8 +99,8 @@ def build(
         )
         problems += _unwatched(cfg, task.logged)
     _raise(problems)
-    if start:
-        load_weights(task, start)
+    if state:
+        task.load_state_dict(state["state_dict"])
     if cfg.cache and usable(net, data, plan):
         fill(net, data, Path(cfg.cache.folder), int(cfg.cache.max_bytes), trainer.strategy.root_device)
     if cfg.compile:
@@ -130,6 +132,7 @@ def _trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> Trainer
         callbacks=[callback for callback in callbacks if not isinstance(callback, tuple(useless))],
         logger=logger,
         default_root_dir=folder,
+        plugins=[Files()],
         precision=_precision(cfg.trainer.precision),
         use_distributed_sampler=False,  # the order of batches is ours, see data/batches.py
         enable_model_summary=False,  # a callback in conf/callbacks
@@ -160,7 +163,9 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message="`LightningModule.configure_optimizers` returned `None`")  # task=fitted
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message="Found .* module.* in eval mode at the start of training")  # the plan's
+    warnings.filterwarnings("ignore", message="`training_step` returned `None`")  # see memory.py
     # of a resumed run
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")  # exactly
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
 
@@ -184,8 +189,8 @@ def _unwatched(cfg: DictConfig, logged: set[str]) -> Iterator[str]:
         if name is not None and name not in logged:
             why = "" if validates else " (trainer.limit_val_batches=0 leaves no val/ metrics)"
             yield f"{path}.monitor: {unknown('logged metric', name, logged)}{why}"
-    for name in {"best", "last"} - callbacks.keys() if callbacks else ():
-        yield f"callbacks.{name} writes a checkpoint that every run needs; it cannot be left out."
+    if callbacks and "checkpoint" not in callbacks:
+        yield "callbacks.checkpoint saves what every run needs; it cannot be left out."
 
 
 @contextmanager

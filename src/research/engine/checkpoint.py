@@ -1,82 +1,26 @@
-"""The checkpoints of a run: `best.ckpt` and `last.ckpt`, tensors and plain values only."""
+"""The checkpoints of a run: tensors and plain values, each file sealed with the hash of its content.
 
-import zipfile
+`best.ckpt` is the best by the run's monitor, `last.ckpt` the newest, `last-1.ckpt` the one before it.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy, deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import nn
+from lightning.pytorch.plugins import CheckpointIO
+from torch import Tensor
 
-from research.engine.errors import UserError
+from research.engine.durable import PART, Sealing, content, facts, link, replace
+from research.engine.errors import UserError, trace
+
+log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-
-
-class RunCheckpoint(ModelCheckpoint):
-    """One file, saved after validation at the end of an epoch: of the best epoch by `monitor`, or of the last one.
-
-    Its state holds file names, not paths, so that a run folder may be moved and still knows its best.
-
-    Args:
-        filename: `best` or `last`.
-        monitor: None to save every epoch.
-        mode: whether a small or a large value of `monitor` is better.
-    """
-
-    def __init__(self, filename: Literal["best", "last"], monitor: str | None, mode: Literal["min", "max"]) -> None:
-        super().__init__(
-            monitor=monitor,
-            mode=mode,
-            filename=filename,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
-        )
-        self._last_global_step_saved = -1  # else a network that is fitted, in no step, would not be saved
-
-    def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        best = {Path(path).name: score for path, score in state["best_k_models"].items()}
-        return state | {key: Path(state[key]).name for key in paths} | {"best_k_models": best, "dirpath": ""}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        assert self.dirpath is not None
-        here = Path(self.dirpath)
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        best = {str(here / name): score for name, score in state_dict["best_k_models"].items()}
-        whole = {key: str(here / state_dict[key]) if state_dict[key] else "" for key in paths}
-        super().load_state_dict(state_dict | whole | {"best_k_models": best, "dirpath": self.dirpath})
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint without running code from it.
-
-    Raises:
-        UserError: it is missing, damaged (the checksums in the file are checked, which torch does not), or holds
-            anything but tensors and plain values.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if (broken := archive.testzip()) is not None:
-                raise UserError(f"the checkpoint '{path}' is damaged at '{broken}'.")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"there is no checkpoint '{path}'; did the run finish an epoch?") from None
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"the checkpoint '{path}' cannot be read: {error}") from error
-
-
-def load_weights(task: nn.Module, path: Path) -> None:
-    """Puts the weights of a checkpoint into a task: the evaluated ones, which are the average with weight averaging.
-
-    Raises:
-        UserError: as `load` does.
-    """
-    task.load_state_dict(load(path)["state_dict"])
+DAMAGED = ".damaged"
 
 
 def path_of(run: Path, which: str) -> Path:
@@ -84,20 +28,186 @@ def path_of(run: Path, which: str) -> Path:
     return run / FOLDER / f"{which}.ckpt"
 
 
-def newest(run: Path) -> tuple[Path, int, int]:
-    """The good checkpoint of a run that is furthest on: its path, its epoch (counted from 0) and its step.
+def load(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint without running code from it.
 
     Raises:
-        UserError: there is none; the reason for each file is told.
+        UserError: it is missing, is not what was written, or holds anything but tensors and plain values.
     """
+    try:
+        return torch.load(content(path), map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint '{path}'; did the run finish an epoch?") from None
+    except Exception as error:
+        raise UserError(f"the checkpoint '{path}' is damaged: {error}.") from error
+
+
+def newest(run: Path) -> tuple[Path, dict[str, Any]]:
+    """The good checkpoint of a run that is furthest on, and its content.
+
+    Files that are damaged are told, and put aside under another name, so that no good one is ever replaced by one.
+
+    Raises:
+        UserError: there is no good one; the reason for each file is told.
+    """
+    for part in (run / FOLDER).glob(f"*{PART}"):  # of a process that was killed
+        part.unlink()
     found, reasons = [], []
     for path in sorted((run / FOLDER).glob("*.ckpt")):
         try:
-            checkpoint = load(path)
-            found.append((checkpoint["global_step"], path.name == "last.ckpt", path, checkpoint["epoch"]))
+            said = facts(path)
+            found.append((said["step"], said["epoch"], said["batch"], path.name == "last.ckpt", path))
+        except Exception as error:  # of whatever stands there
+            reasons.append(_put_aside(path, str(error)))
+    for *_, path in sorted(found, reverse=True):
+        try:
+            return path, load(path)
         except UserError as error:
-            reasons.append(str(error))
-    if not found:
-        raise UserError(f"'{run}' has no checkpoint to go on from. {' '.join(reasons)}".strip())
-    step, _, path, epoch = max(found)
-    return path, epoch, step
+            reasons.append(_put_aside(path, str(error)))
+    raise UserError(f"'{run}' has no checkpoint to go on from. {' '.join(reasons)}".strip())
+
+
+def _put_aside(path: Path, why: str) -> str:
+    told = f"'{path.name}' is not used: {why}"
+    log.warning("damaged    %s", told)
+    path.replace(path.with_name(path.name + DAMAGED))
+    return told
+
+
+class Files(CheckpointIO):
+    """Writes checkpoints beside the training: copied at once, and written, hashed and put in place by a thread.
+
+    A save that fails leaves the files as they were. It is a warning, and `failures` counts those in a row.
+    """
+
+    def __init__(self) -> None:
+        self.opened: tuple[Path, dict[str, Any]] | None = None  # a checkpoint that is read already
+        self.failures = 0
+        self.error: OSError | None = None
+        self.written: dict[str, int] = {}  # the step of each file that this process put in place
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._work: Future[None] | None = None
+        self._copy = Copy()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._work is not None and not self._work.done()
+
+    def wait(self) -> None:
+        """Until what is being written is in its place, or has failed."""
+        work, self._work = self._work, None
+        if work:
+            work.result()
+
+    def reserve(self, checkpoint: dict[str, Any]) -> None:
+        """Gets the memory for copies of a checkpoint like this, in the thread: new memory is slower than copying."""
+        self.wait()
+        self._work = self._thread.submit(self._copy.reserve, checkpoint)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Copies a checkpoint and begins to write it.
+
+        Args:
+            storage_options: `names`, all the files of the folder that shall be this checkpoint, in the order in which
+                they become it, and how many of the newest to `keep`; without them the file is written before this ends.
+        """
+        self.wait()
+        taken = self._copy.of(checkpoint)
+        if storage_options is None:
+            self._write(taken, [Path(path)], 1)
+            if self.error:
+                raise self.error
+            return
+        names = [Path(path).with_name(name) for name in storage_options["names"]]
+        self._last = taken, names, storage_options["keep"]
+        self._work = self._thread.submit(self._write, *self._last)
+
+    def again(self) -> None:
+        """Writes the last checkpoint once more, which could not be."""
+        self._write(*self._last)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        self.wait()
+        opened, self.opened = self.opened, None
+        return opened[1] if opened and opened[0] == Path(path) else load(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        self.wait()
+        Path(path).unlink(missing_ok=True)
+
+    def teardown(self) -> None:
+        self.wait()
+        self._thread.shutdown()
+
+    def _write(self, checkpoint: dict[str, Any], paths: Sequence[Path], keep: int) -> None:
+        said = {"step": checkpoint["global_step"], **checkpoint.get("position", {"epoch": 0, "batch": 0})}
+
+        def write(file: Any) -> None:
+            sealing: Any = Sealing(file, said)
+            try:
+                torch.save(checkpoint, sealing)
+            except RuntimeError as error:  # by which torch says that it could not end a file that could not be written
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+            sealing.close()
+
+        first, *others = paths
+        try:
+            first.parent.mkdir(parents=True, exist_ok=True)
+            replace(first, write, before=lambda: _rotate(first.parent, keep))
+            self.written[first.name] = said["step"]
+            for other in others:
+                link(first, other)
+                self.written[other.name] = said["step"]
+        except OSError as error:
+            self.failures, self.error = self.failures + 1, error
+            log.warning("NOT SAVED  the checkpoint of step %d: %s", said["step"], error)
+        else:
+            self.failures, self.error = 0, None
+            trace.debug("saved      step %d as %s", said["step"], ", ".join(path.name for path in paths))
+
+
+def _rotate(folder: Path, keep: int) -> None:
+    """Gives the newest checkpoints the names of the ones before them; the oldest goes."""
+    names = [folder / "last.ckpt", *(folder / f"last-{age}.ckpt" for age in range(1, keep))]
+    for older, newer in zip(names[::-1], names[-2::-1], strict=False):
+        if newer.exists():
+            link(newer, older)
+    for path in folder.glob("last-*.ckpt"):
+        if path not in names:
+            path.unlink()
+
+
+class Copy:
+    """Copies nested containers of tensors, on the CPU, into the same memory each time."""
+
+    def __init__(self) -> None:
+        self._memory: dict[tuple[Any, ...], Tensor] = {}
+        self._seen: dict[tuple[Any, ...], Tensor] = {}
+
+    def of(self, tree: Any) -> Any:
+        """The copy, which is good until the next one is made."""
+        self._seen = {}
+        return self._each(tree, (), lambda kept, tensor: kept.copy_(tensor.detach()))
+
+    def reserve(self, tree: Any) -> None:
+        """Gets the memory alone."""
+        self._seen = {}
+        self._each(tree, (), lambda kept, tensor: kept.zero_())
+
+    def _each(self, node: Any, place: tuple[Any, ...], fill: Callable[[Tensor, Tensor], Tensor]) -> Any:
+        if isinstance(node, Tensor):
+            same = (node.data_ptr(), node.shape, node.stride(), node.dtype) if node.numel() else place
+            if same not in self._seen:  # else tied to one that is copied already
+                kept = self._memory.get(place)
+                if kept is None or kept.shape != node.shape or kept.dtype != node.dtype:
+                    kept = self._memory[place] = torch.empty(node.shape, dtype=node.dtype)
+                self._seen[same] = fill(kept, node)
+            return self._seen[same]
+        if isinstance(node, dict):
+            made = copy(node)
+            made.update({key: self._each(value, (*place, key), fill) for key, value in node.items()})
+            return made
+        if isinstance(node, list | tuple) and type(node) in (list, tuple):
+            return type(node)(self._each(value, (*place, i), fill) for i, value in enumerate(node))
+        return deepcopy(node)

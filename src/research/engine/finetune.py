@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from lightning import Callback, LightningModule, Trainer
+from pydantic import Field
 from torch import nn
 
 from research.engine.values import Fraction, NonNegativeInt, PositiveInt, Probability
@@ -32,7 +33,8 @@ class Finetune(Callback):
 
     Args:
         freeze: patterns of parameter names (`*` matches anything) that never learn.
-        unfreeze: from which epoch on how many layers from the top learn, and the head always; None for all, always.
+        unfreeze: how many layers from the top learn, in each epoch from the first one on, and as at last in all later
+            ones; the head always does. None for all layers, always.
         layer_decay: the rate of a layer, as a share of that of the layer above it (Howard and Ruder, 2018).
         lora: adapters to put into the base, whose own weights are then frozen.
     """
@@ -40,7 +42,7 @@ class Finetune(Callback):
     def __init__(
         self,
         freeze: list[str],
-        unfreeze: dict[NonNegativeInt, NonNegativeInt] | None,
+        unfreeze: Annotated[list[NonNegativeInt], Field(min_length=1)] | None,
         layer_decay: Fraction,
         lora: Lora | None,
     ) -> None:
@@ -64,7 +66,7 @@ class Finetune(Callback):
         self.never = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
         self.depths = depths(network)
         top = max(self.depths.values(), default=0)
-        for epoch, layers in (self.unfreeze or {}).items():
+        for epoch, layers in enumerate(self.unfreeze or ()):
             if layers > top - 1:
                 raise ValueError(f"unfreeze: epoch {epoch} asks for {layers} layers; this network has {top - 1}")
         self._set(network, 0)
@@ -85,6 +87,9 @@ class Finetune(Callback):
                 group["weight_decay"] = 0.0
         return list(made.values())
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # a run that goes on within an epoch does not start one
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network: Any = pl_module.net
         self._set(network, trainer.current_epoch)
@@ -102,7 +107,7 @@ class Finetune(Callback):
     def _layers(self, epoch: int, top: int) -> int:
         if self.unfreeze is None:
             return top
-        return max((layers for start, layers in self.unfreeze.items() if start <= epoch), default=0)
+        return self.unfreeze[min(epoch, len(self.unfreeze) - 1)]
 
     @property
     def differs(self) -> bool:
@@ -126,7 +131,7 @@ class Finetune(Callback):
     def _when(self, depth: int, top: int) -> str:
         if self.unfreeze is None or depth == top:
             return "learns"
-        epochs = [epoch for epoch, layers in self.unfreeze.items() if depth > top - 1 - layers]
+        epochs = [epoch for epoch, layers in enumerate(self.unfreeze) if depth > top - 1 - layers]
         return f"learns from epoch {min(epochs)}" if epochs else "frozen"
 
 

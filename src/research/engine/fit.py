@@ -14,70 +14,134 @@ from research.engine.build import Parts, build
 from research.engine.checkpoint import FOLDER, newest
 from research.engine.describe import figure, write_page
 from research.engine.errors import UserError
+from research.engine.guard import RollBack
 from research.engine.launch import WORKER
 from research.engine.loggers import Csv, TensorBoard
 from research.engine.pretrained import keep
-from research.engine.record import Record
-from research.engine.reopen import Changes, tell
+from research.engine.record import Record, write_config
+from research.engine.reopen import Changes, changes, tell
 from research.engine.report import show
 from research.engine.resume import Resumed
 
 log = logging.getLogger(__name__)
 
+ENDED = {"running": "killed", "stopped": "asked to stop"}  # statuses in words
 
-def fit(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, changed: Changes) -> Parts:
+
+# What counts batches: within an epoch, another one would leave rows out or show them twice.
+COUNTS = (
+    "data.batch_size",
+    "trainer.accumulate_grad_batches",
+    "trainer.limit_train_batches",
+    "trainer.val_check_interval",
+    "trainer.devices",
+    "trainer.num_nodes",
+)
+
+
+def fit(cfg: DictConfig, folder: Path, record: Record | None, was: str | None) -> Parts:
     """Builds and trains. Every process of a multi-process run calls it; only the first has a `record`.
+
+    Args:
+        was: the status of the run that goes on, None for a new one.
 
     Raises:
         UserError: parts that cannot work, or nothing left to train.
     """
-    start, step = None, 0
-    if resumed and (folder / FOLDER).is_dir():  # a run killed before its first checkpoint starts anew
-        start, epoch, step = newest(folder)
-        if cfg.trainer.max_epochs and epoch + 1 >= cfg.trainer.max_epochs > 0:
-            raise UserError(
-                f"'{folder.name}' has trained all its {epoch + 1} epochs; to go on, ask for more: "
-                f"trainer.max_epochs={2 * (epoch + 1)}."
-            )
-        log.info("resume     after epoch %d, step %d", epoch, step)
-        tell(changed)
-    parts = build(cfg, folder, [Resumed(changed)] if start else [], start)
-    if record:
-        device = parts.trainer.strategy.root_device
-        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-        record.content["hardware"] |= {"device": str(device), "gpu": gpu, "cuda": torch.version.cuda}
-        data = parts.data
-        told = {"fingerprint": data.fingerprint, "source": data.source, "warnings": data.findings}
-        if (before := record.content.get("data")) and before["fingerprint"] != data.fingerprint and start:
-            raise UserError(
-                f"the data is not what '{folder.name}' was begun with: its content has changed. Put the files back, "
-                "or start a new run."
-            )
-        record.add(data={**told, "spec": data.spec.plain()})
-        keep(parts, folder)
-        log.info("folder     %s", os.path.relpath(folder))
-        _keep_data(parts, folder)
-        sizes = ", ".join(f"{count} {split}" for split, count in parts.data.num_rows.items())
-        log.info("data       %s; %s", sizes, parts.data.spec)
-        if parts.plan.differs:
-            show(("part", "parameters", "", "rate"), parts.plan.table(parts.task.net, cfg.optimizer.lr))
-    if start:
+    while True:
+        parts, start = _prepared(cfg, folder, record, was)
+        try:
+            parts.trainer.fit(parts.task, parts.data, ckpt_path=start, weights_only=True)
+            return parts
+        except RollBack as back:
+            lr, was = cfg.optimizer.lr * back.factor, "rolled back"
+            log.warning("rolled back: %s Going on with optimizer.lr=%g", back, lr)
+            cfg.optimizer.lr = lr
+            if record:
+                backs = [*record.content.get("rollbacks", []), {"why": str(back), "optimizer.lr": lr}]
+                record.add(rollbacks=backs)
+                write_config(folder, cfg)
+                if len(backs) > back.times:
+                    raise UserError(f"rolled back {back.times} times, and again: {back}") from None
+
+
+def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | None) -> tuple[Parts, Path | None]:
+    """All that the fit needs, and the checkpoint to go on from."""
+    start, state, changed = None, None, {}
+    if was and not any((folder / FOLDER).glob("*.ckpt")):
+        log.info("resume     from the beginning; the run was %s before its first checkpoint", ENDED.get(was, was))
+    elif was:
+        start, state = newest(folder)
+        changed = changes(DictConfig(state["config"]), cfg)
+        _check_resume(cfg, folder, state, was, changed)
+    callbacks = [Resumed(changed, was == "finished" or bool(changed))] if start else []
+    parts = build(cfg, folder, callbacks, state)
+    files: Any = parts.trainer.strategy.checkpoint_io
+    saving: Any = parts.trainer.checkpoint_callback
+    saving.config = OmegaConf.to_container(cfg, resolve=True)
+    if start and state:
+        files.opened = start, state
         if isinstance(parts.trainer.logger, TensorBoard | Csv):
-            parts.trainer.logger.restart(step)
-    else:
+            parts.trainer.logger.restart(state["global_step"])
+    if record:
+        _tell_data(cfg, folder, record, parts, new=start is None)
+    if start is None:
         _search(cfg, folder, parts)
+        saving.config = OmegaConf.to_container(cfg, resolve=True)
     os.environ[WORKER] = str(folder)
-    parts.trainer.fit(parts.task, parts.data, ckpt_path=start, weights_only=True)
-    return parts
+    if record:
+        record.begun = True
+    return parts, start
 
 
-def _keep_data(parts: Parts, folder: Path) -> None:
+def _check_resume(cfg: DictConfig, folder: Path, state: dict[str, Any], was: str, changed: Changes) -> None:
+    done, batch = state["position"]["epoch"], state["position"]["batch"]
+    if was == "finished" and cfg.trainer.max_epochs and done >= cfg.trainer.max_epochs > 0:
+        raise UserError(
+            f"'{folder.name}' has trained all its {done} epochs; to go on, ask for more: trainer.max_epochs={2 * done}."
+        )
+    if batch and (other := [key for key in changed if key in COUNTS]):
+        raise UserError(
+            f"'{folder.name}' stopped within an epoch, after batch {batch}; {', '.join(other)} can be changed between "
+            "epochs only. Go on without the change, to the end of an epoch."
+        )
+    further = f" and {batch} batches" if batch else ""
+    log.info(
+        "resume     after %d epochs%s, step %d; it was %s", done, further, state["global_step"], ENDED.get(was, was)
+    )
+    tell(changed)
+
+
+def _tell_data(cfg: DictConfig, folder: Path, record: Record, parts: Parts, new: bool) -> None:
+    """Puts what is known before the first step on record and on the screen."""
+    device = parts.trainer.strategy.root_device
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    record.content["hardware"] |= {"device": str(device), "gpu": gpu, "cuda": torch.version.cuda}
+    record.content["hardware"]["threads"] = torch.get_num_threads()
+    data = parts.data
+    told = {"fingerprint": data.fingerprint, "source": data.source, "warnings": data.findings}
+    if (before := record.content.get("data")) and before["fingerprint"] != data.fingerprint and not new:
+        raise UserError(
+            f"the data is not what '{folder.name}' was begun with: its content has changed. Put the files back, "
+            "or start a new run."
+        )
+    record.add(data={**told, "spec": data.spec.plain()})
+    keep(parts, folder)
+    log.info("folder     %s", os.path.relpath(folder))
+    _keep_data(parts, folder, new)
+    sizes = ", ".join(f"{count} {split}" for split, count in data.num_rows.items())
+    log.info("data       %s; %s", sizes, data.spec)
+    if parts.plan.differs:
+        show(("part", "parameters", "", "rate"), parts.plan.table(parts.task.net, cfg.optimizer.lr))
+
+
+def _keep_data(parts: Parts, folder: Path, new: bool) -> None:
     """Which rows each split has (`splits.npz`, ids of the source's rows from 0), and what is in them."""
     ids: dict[str, Any] = {name: rows.numpy() for name, rows in parts.data.ids.items()}
     np.savez_compressed(folder / "splits.npz", **ids)
     picture = figure(parts.data)
     write_page(parts.data, folder, picture)
-    if isinstance(parts.trainer.logger, TensorBoard):
+    if new and isinstance(parts.trainer.logger, TensorBoard):
         parts.trainer.logger.experiment.add_figure("data", picture, 0)
 
 
@@ -98,4 +162,4 @@ def _search(cfg: DictConfig, folder: Path, parts: Parts) -> None:
         cfg.optimizer.lr = parts.task.lr
         log.info("found      optimizer.lr=%.3g", parts.task.lr)
     if cfg.find_batch_size or cfg.find_lr:
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+        write_config(folder, cfg)

@@ -6,7 +6,6 @@ Nothing here imports torch, so that a mistake is told at once.
 import logging
 import os
 import secrets
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.engine.check import check
 from research.engine.errors import UserError, trace
 from research.engine.reopen import pointed, reopened, with_values
+from research.engine.stop import Stopped, asked
 
 CONF = Path(__file__).parents[3] / "conf"
 WORKER = "RESEARCH_RUN_FOLDER"  # set by a multi-process trainer for the processes it starts: the run they join
@@ -37,7 +37,7 @@ def launch(name: str) -> None:
     if folder := os.environ.get(WORKER):
         cfg = OmegaConf.load(Path(folder) / "config.yaml")
         assert isinstance(cfg, DictConfig)
-        sys.exit(_exit_code(name, cfg, Path(folder)))
+        sys.exit(_exit_code("train", cfg, Path(folder)))
 
     OmegaConf.register_new_resolver("token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     args = get_args_parser().parse_args()
@@ -114,6 +114,7 @@ def _kinds(words: list[str]) -> tuple[list[str], list[str], list[str]]:
 def _exit_code(name: str, cfg: DictConfig, folder: Path) -> int:
     """Calls the job. Tells a user's mistake in a sentence, any other failure with its traceback."""
     environment = dict(os.environ)
+    asked.listen()
     try:
         getattr(import_module(f"research.engine.{name}"), name)(cfg, folder)
         return 0
@@ -123,12 +124,12 @@ def _exit_code(name: str, cfg: DictConfig, folder: Path) -> int:
         trace.debug("told as a mistake", exc_info=True)
         log.error(_text(error.problems))
         return 1
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns both signals into a SystemExit
-        code = 128 + (signal.SIGTERM if "SIGTERM" in type(error).__name__ else signal.SIGINT)
-        log.error("stopped by a signal; go on with resume=%s", os.path.relpath(folder))
+    except Stopped as stopped:
+        further = f"; go on with resume={os.path.relpath(folder)}" if name == "train" else ""
+        log.error("%s%s", stopped, further)
         if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-            sys.exit(code)  # the whole sweep is meant
-        return code
+            sys.exit(stopped.code)  # the whole sweep is meant
+        return stopped.code
     except Exception:
         log.exception("The run failed. Its folder is kept: %s", os.path.relpath(folder))
         return 1

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
@@ -33,11 +32,7 @@ class TensorBoard(TensorBoardLogger):
         super().log_metrics({name: value for name, value in _named(metrics).items() if name != "epoch"}, step)
 
     def save(self) -> None:
-        """Leaves no file of hyperparameters beside the run's own config."""
-        self.experiment.flush()
-
-    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """A run killed later keeps the points up to this checkpoint, from which it will go on."""
+        """Puts the points on the disk, and no file of hyperparameters beside the run's own config."""
         self.experiment.flush()
 
     @rank_zero_only
@@ -82,10 +77,6 @@ class Csv(CSVLogger):
                 rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
         writer: Any = self.experiment  # begins by deleting the file
         writer.metrics = [row for row in rows if int(row["step"]) < step]
-        self.save()
-
-    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """A run killed later keeps the rows up to this checkpoint, from which it will go on."""
         self.save()
 
 

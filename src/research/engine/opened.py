@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from research.data.spec import Spec
 from research.engine.build import Parts, build
-from research.engine.checkpoint import path_of
+from research.engine.checkpoint import load, path_of
 from research.engine.errors import UserError
 from research.engine.reopen import changes, record_of, saved_config, tell
 
@@ -43,7 +43,7 @@ def opened(cfg: DictConfig, folder: Path, *, cached: bool, read: bool = True) ->
     cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy = 1, 1, "auto"
     if not cached:
         cfg.cache = None
-    parts = build(cfg, folder, start=path_of(folder, cfg.checkpoint), fitted=fitted, read=read)
+    parts = build(cfg, folder, state=load(path_of(folder, cfg.checkpoint)), fitted=fitted, read=read)
     if fitted is None and parts.data.fingerprint != record_of(folder)["data"]["fingerprint"]:
         log.warning("warning    the data is not what the run was made with: its content has changed")
     return parts

@@ -19,17 +19,23 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from research.engine.durable import replace
 from research.engine.errors import UserError
 from research.engine.reopen import Changes
+from research.engine.stop import Stopped
 
 ROOT = Path(__file__).parents[3]
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes all of it or nothing: to a file beside it, then renamed."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2, default=str) + "\n", "utf-8")
-    part.replace(path)
+    """Writes all of it or nothing."""
+    text = json.dumps(content, indent=2, default=str) + "\n"
+    replace(path, lambda file: file.write(text.encode()))
+
+
+def write_config(folder: Path, cfg: DictConfig) -> None:
+    """The whole config of a run, resolved."""
+    replace(folder / "config.yaml", lambda file: file.write(OmegaConf.to_yaml(cfg, resolve=True).encode()))
 
 
 class Record:
@@ -38,7 +44,12 @@ class Record:
     Args:
         folder: of the run.
         content: as it stands; keys are added with `add`.
+
+    Attributes:
+        begun: whether training has.
     """
+
+    begun = False
 
     def __init__(self, folder: Path, content: dict[str, Any]) -> None:
         self.folder, self.content = folder, content
@@ -66,20 +77,29 @@ def held(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def recorded(folder: Path, cfg: DictConfig, earlier: dict[str, Any] | None, changes: Changes) -> Iterator[Record]:
-    """Keeps the record of a run: `running` inside, then `finished`, or `failed` with the error.
+def recorded(
+    folder: Path,
+    cfg: DictConfig,
+    earlier: dict[str, Any] | None,
+    changes: Changes,
+    like: dict[str, Any] | None = None,
+) -> Iterator[Record]:
+    """Keeps the record of a run: `running` inside, then `finished`, `stopped` by a signal, or `failed` with the error.
+
+    A run that is on record as `running` while nobody holds its folder was killed.
 
     A resume that is refused leaves the run as it was.
 
     Args:
         earlier: the record of the run that goes on, None for a new one.
         changes: of its config.
+        like: the record of a run that is made again.
     """
     now = datetime.now(UTC)
     command = shlex.join(["python", *sys.orig_argv[1:]])
-    choices, given = _choices()
+    choices, given = (like["choices"], like["overrides"]) if like else _choices()
     if earlier is None:
-        content = {"command": command, "overrides": given, "choices": choices, "started": now, **_scene()}
+        content = {"command": command, "overrides": given, "choices": choices, "started": now}
         content |= {"resumed": [], "duration_s": 0.0}
     else:
         again = {"at": now, "command": command, "changes": changes}
@@ -88,8 +108,11 @@ def recorded(folder: Path, cfg: DictConfig, earlier: dict[str, Any] | None, chan
         content = {**earlier, "choices": chosen, "resumed": [*earlier["resumed"], again]}
     before = {name: (folder / name).read_bytes() for name in ("run.json", "config.yaml")} if earlier else {}
     record = Record(folder, content)
-    record.add(status="running", error=None, changes=changes, seed=cfg.seed, pid=os.getpid())
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    was = earlier["status"] if earlier else None
+    write_config(folder, cfg)
+    record.add(status="running", was=was, error=None, seed=cfg.seed, pid=os.getpid())
+    if "git" not in content:  # this takes a second, in which the run may be killed
+        record.add(**_scene())
 
     def close(status: str, said: str | None) -> None:
         ended = datetime.now(UTC)
@@ -98,9 +121,12 @@ def recorded(folder: Path, cfg: DictConfig, earlier: dict[str, Any] | None, chan
 
     try:
         yield record
+    except Stopped as stopped:
+        close("stopped", str(stopped))
+        raise
     except BaseException as error:
         close("failed", f"{type(error).__name__}: {error}".rstrip(": "))
-        if isinstance(error, UserError):
+        if isinstance(error, UserError) and not record.begun:
             for name, written in before.items():
                 (folder / name).write_bytes(written)
         raise

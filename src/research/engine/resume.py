@@ -25,12 +25,15 @@ class Resumed(Callback):
 
     Args:
         changes: of the config, since the run was last saved.
+        further: the run had finished, by early stopping perhaps, and is to go on nevertheless.
     """
 
-    def __init__(self, changes: Changes) -> None:
-        self.changes = changes
+    def __init__(self, changes: Changes, further: bool) -> None:
+        self.changes, self.further = changes, further
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.further:
+            checkpoint["callbacks"]["Saving"]["ends"] = False
         if "optimizer._target_" in self.changes:
             checkpoint["optimizer_states"] = []
             checkpoint["lr_schedulers"] = []
@@ -46,7 +49,7 @@ class Resumed(Callback):
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 self._set(group)
-        before, after = self.changes.get("optimizer.lr", (1, 1))
+        before, after = self.changes.get("optimizer.lr", (1, 1))  # since the checkpoint
         for config in trainer.lr_scheduler_configs:
             if hasattr(config.scheduler, "base_lrs"):
                 config.scheduler.base_lrs = [rate * after / before for rate in config.scheduler.base_lrs]

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
@@ -103,3 +105,18 @@ def plateau(
 ) -> Schedule:
     """Times `factor` after `patience` epochs in which `monitor` did not get better."""
     return {"scheduler": ReduceLROnPlateau(optimizer, mode, factor, patience), "monitor": monitor, "interval": "epoch"}
+
+
+class StepPlateau(Callback):
+    """Steps plateau schedules right after validation.
+
+    Lightning does it after the checkpoint of the epoch is saved, so a resumed run would miss one step; the task leaves
+    out that one.
+    """
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        for config in trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                config.scheduler.step(trainer.callback_metrics[str(config.monitor)])

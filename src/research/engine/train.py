@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -21,15 +22,18 @@ FIXED = ("model", "task", "seed", "data.", "monitor", "mode")
 FREE = ("data.batch_size", "data.num_workers", "data.cache")
 
 
-def train(cfg: DictConfig, folder: Path) -> None:
+def train(cfg: DictConfig, folder: Path, like: dict[str, Any] | None = None) -> None:
     """Trains, scores the best checkpoint, writes `metrics.json`.
+
+    Args:
+        like: the record of a run that is to be made again.
 
     Raises:
         UserError: parts that cannot work, or a run that cannot go on as asked.
     """
     if WORKER in os.environ:
         joined = record_of(folder)
-        _run(cfg, folder, None, bool(joined["resumed"]), joined["changes"])
+        _run(cfg, folder, None, joined["was"])
         return
     with held(folder):
         earlier, changed = None, {}
@@ -45,20 +49,20 @@ def train(cfg: DictConfig, folder: Path) -> None:
                     f"pretrain= is for a model that takes pretrained weights; {cfg.model._target_} does not."
                 )
             cfg.model.pretrained = os.path.relpath(folder / PRETRAIN)
-        with recorded(folder, cfg, earlier, changed) as record:
+        with recorded(folder, cfg, earlier, changed, like) as record:
             if cfg.pretrain:
                 _pretrain(list(cfg.pretrain), folder / PRETRAIN)
-            _run(cfg, folder, record, earlier is not None, changed)
+            _run(cfg, folder, record, record.content["was"])
 
 
-def _run(cfg: DictConfig, folder: Path, record: Record | None, resumed: bool, changed: Changes) -> None:
-    from research.engine.checkpoint import load_weights, path_of  # once the run is on record: these take seconds
+def _run(cfg: DictConfig, folder: Path, record: Record | None, was: str | None) -> None:
+    from research.engine.checkpoint import load, path_of  # once the run is on record: these take seconds
     from research.engine.fit import fit
     from research.engine.report import report
     from research.engine.score import score
 
-    parts = fit(cfg, folder, record, resumed, changed)
-    load_weights(parts.task, path_of(folder, "best"))
+    parts = fit(cfg, folder, record, was)
+    parts.task.load_state_dict(load(path_of(folder, "best"))["state_dict"])
     metrics = score(parts)
     if record:
         report(cfg, record, parts, metrics)

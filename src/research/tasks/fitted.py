@@ -37,5 +37,5 @@ class Fitted(Supervised):
         self.rows = []
         net.fit(xs, ys, seed=0)
         net.to(self.device)
-        self._train_rows = len(ys)
-        self._train_loss = self.loss(net(xs.to(self.device)), ys.to(self.device)) * len(ys)
+        self.train_loss = self.loss(net(xs.to(self.device)), ys.to(self.device)) * len(ys)
+        self.train_rows = len(ys)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,12 +13,13 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from research.data.spec import Spec
 from research.engine.errors import UserError
+from research.engine.memory import FitsMemory
 from research.engine.schedules import Horizon, Schedule
 from research.tasks.encoding import Encode
 from research.tasks.scaling import Standardize
 
 
-class Supervised(LightningModule):
+class Supervised(FitsMemory):
     """Trains a network on (x, y).
 
     Scaling is part of the task, fitted on the training rows and saved with the weights: the network sees standardised
@@ -58,6 +58,7 @@ class Supervised(LightningModule):
         made = MetricCollection({name: self._metric(name, metric) for name, metric in metrics.items()})
         self.metrics = nn.ModuleDict({"val": made.clone("val/"), "test": made.clone("test/")})
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
+        self.train_loss, self.train_rows = torch.zeros(()), 0  # of this epoch so far: summed over rows, their number
         self.logged = {"train/loss", "train/loss_step", "val/loss", *made.clone("val/")}
 
     def forward(self, x: Any) -> Tensor:
@@ -69,29 +70,52 @@ class Supervised(LightningModule):
         x, y = batch
         return self.net(self.scale_x(x)), y
 
+    def loss_of(self, batch: Any, batch_idx: int) -> tuple[Tensor, int]:
+        raw, y = self.answer(batch, batch_idx)
+        return self.loss(raw, self.scale_y(y)), len(y)
+
+    def count(self, loss: Tensor, rows: int) -> None:
+        self.train_loss.add_(loss, alpha=rows)
+        self.train_rows += rows
+
     def num_classes(self) -> int:
         """That metrics tell apart."""
         return len(self.spec.classes)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        raw, y = self.answer(batch, batch_idx)
-        loss = self.loss(raw, self.scale_y(y))
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        found = self.learn(batch, batch_idx)
+        if found is None:
+            return None
+        loss, _ = found
         trainer: Any = self.trainer
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # `log` in every step costs 5 % of it
             self.log("train/loss_step", loss, prog_bar=True, logger=bool(trainer.loggers))
-        self._train_loss.add_(loss.detach(), alpha=len(y))
-        self._train_rows += len(y)
         if trainer.world_size > 1:
             loss = loss * trainer.train_dataloader.sampler.weight(batch_idx)
         return loss
 
+    def on_train_start(self) -> None:
+        self.train_loss = self.train_loss.to(self.device)
+
     def on_train_epoch_start(self) -> None:
-        self._train_loss, self._train_rows = torch.zeros((), device=self.device), 0
+        self.train_loss, self.train_rows = torch.zeros((), device=self.device), 0
 
     def on_train_epoch_end(self) -> None:
-        self.log(
-            "train/loss", self._train_loss / max(1, self._train_rows), sync_dist=True, logger=bool(self.trainer.loggers)
-        )
+        loss, rows = self._all_seen()
+        self.log("train/loss", loss / max(1, rows), sync_dist=True, logger=bool(self.trainer.loggers))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["seen"] = self._all_seen()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.global_rank == 0:
+            self.train_loss, self.train_rows = checkpoint["seen"]
+
+    def _all_seen(self) -> tuple[Tensor, int]:
+        """Of all processes, in this epoch so far: the sum of the losses of the rows, and their number."""
+        strategy: Any = self.trainer.strategy
+        rows = torch.tensor(self.train_rows, device=self.device)
+        return strategy.reduce(self.train_loss.clone(), reduce_op="sum"), int(strategy.reduce(rows, reduce_op="sum"))
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._score("val", batch, batch_idx)
@@ -141,17 +165,8 @@ class Supervised(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, horizon)}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        # Lightning steps a plateau schedule after the checkpoint of the epoch is saved, so a resumed run would miss
-        # one step. Here it steps right after validation.
-        if not isinstance(scheduler, ReduceLROnPlateau):
+        if not isinstance(scheduler, ReduceLROnPlateau):  # which StepPlateau steps
             super().lr_scheduler_step(scheduler, metric)
-
-    def on_validation_end(self) -> None:
-        if self.trainer.state.fn != TrainerFn.FITTING or self.trainer.sanity_checking:
-            return
-        for config in self.trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau):
-                config.scheduler.step(self.trainer.callback_metrics[str(config.monitor)])
 
     def _metric(self, name: str, make: Callable[..., Any]) -> Any:
         classes = self.spec.target == "class"

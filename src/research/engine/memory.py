@@ -1,0 +1,139 @@
+"""Out of device memory: the rows of a step are learnt from in smaller parts, and the step is done again. B rows."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from research.engine.errors import UserError
+from research.engine.guard import SkipStep
+from research.engine.randomness import DROPOUT, fold, reseed
+
+log = logging.getLogger(__name__)
+
+
+class Redo(Exception):
+    """The gradients of this step are not whole."""
+
+
+class FitsMemory(LightningModule):
+    """Halves the rows that go through the network at once until they fit; the optimizer step keeps all of its rows.
+
+    Gradients are those of the whole batch up to rounding, unless rows of a batch see one another (batch norm) or draw
+    random numbers. With several processes there is no such rescue, as they exchange gradients while they make them.
+
+    Attributes:
+        parts: into which each batch is cut.
+    """
+
+    parts, redo = 1, False
+    uncounted = 0  # the first batch of a step to be done again whose loss is not counted yet
+
+    def loss_of(self, batch: Any, batch_idx: int) -> tuple[Tensor, int]:
+        """The mean loss of a batch, and of how many rows."""
+        raise NotImplementedError
+
+    def count(self, loss: Tensor, rows: int) -> None:
+        """Takes note of the mean loss of a batch that is learnt from."""
+        raise NotImplementedError
+
+    def learn(self, batch: Any, batch_idx: int) -> tuple[Tensor, int] | None:
+        """The mean loss of a batch, counted, and its rows; None when the step will be done again."""
+        if self.redo:
+            return None
+        try:
+            if self.parts > 1 and batch_idx % self.trainer.accumulate_grad_batches == 0:
+                self.zero_grad()
+            loss, rows = self.loss_of(batch, batch_idx) if self.parts == 1 else self._in_parts(batch, batch_idx)
+        except Exception as error:
+            self._fail(error, _rows(batch))
+            self.uncounted = batch_idx
+            return None
+        self.count(loss.detach(), rows)
+        return loss, rows
+
+    def backward(self, loss: Tensor, *more: Any, **settings: Any) -> None:
+        if self.parts > 1:
+            return
+        try:
+            super().backward(loss, *more, **settings)
+        except Exception as error:
+            trainer: Any = self.trainer
+            self._fail(error, trainer.datamodule.batch_size)
+            self.uncounted = trainer.fit_loop.epoch_loop.batch_idx + 1
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        if self.parts == 1:  # else they are, before the first part is learnt from
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if self.redo:
+            raise Redo
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        try:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        except SkipStep:
+            self.zero_grad()
+        except Redo:
+            while self.redo:
+                self._again(batch_idx)
+            self.optimizer_step(epoch, batch_idx, optimizer, lambda: torch.zeros((), device=self.device))
+
+    def _again(self, last: int) -> None:
+        """All batches of the step that ends with batch `last`."""
+        self.zero_grad()
+        self.redo = False
+        trainer: Any = self.trainer
+        data = trainer.datamodule
+        for batch_idx in range(last - last % trainer.accumulate_grad_batches, last + 1):
+            _, batch = data.batch(batch_idx)
+            reseed(fold(data.seed, trainer.current_epoch, batch_idx, trainer.global_rank, DROPOUT))
+            try:
+                loss, rows = self._in_parts(batch, batch_idx)
+            except Exception as error:
+                self._fail(error, _rows(batch))
+                return
+            if batch_idx >= self.uncounted:
+                self.count(loss, rows)
+                self.uncounted = batch_idx + 1
+
+    def _in_parts(self, batch: Any, batch_idx: int) -> tuple[Tensor, int]:
+        """Adds the gradients of a batch, part by part; gives its mean loss, without a graph, and its rows."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        found = []
+        for part, share in _cut(batch, self.parts):
+            with self.trainer.precision_plugin.train_step_context():
+                loss, rows = self.loss_of(part, batch_idx)
+            whole = loss * share / self.trainer.accumulate_grad_batches
+            (scaler.scale(whole) if scaler else whole).backward()
+            found.append((loss.detach() * share, rows))
+        losses, counts = zip(*found, strict=True)
+        return torch.stack(losses).sum(), sum(counts)
+
+    def _fail(self, error: Exception, rows: int) -> None:
+        if not isinstance(error, torch.OutOfMemoryError) or self.trainer.world_size > 1:
+            raise error
+        if self.parts >= rows:
+            raise UserError(f"out of memory with a single row of the batch: {error}") from error
+        self.parts, self.redo = 2 * self.parts, True
+        log.warning("memory     ran out; batches are now learnt from in %d parts, and the step done again", self.parts)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _rows(batch: Any) -> int:
+    return len(batch[1])
+
+
+def _cut(batch: Any, parts: int) -> Iterator[tuple[Any, float]]:
+    """Parts of a batch of B rows, each with its share of them."""
+    rows = _rows(batch)
+    size = -(-rows // parts)
+    for start in range(0, rows, size):
+        part = slice(start, start + size)
+        yield tree_map_only(Tensor, lambda x, part=part: x[part], batch), min(size, rows - start) / rows

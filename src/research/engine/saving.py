@@ -1,0 +1,208 @@
+"""When a run is saved: after each epoch, every few minutes or steps in between, and when it is asked to stop."""
+
+import logging
+import time
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from research.engine.checkpoint import FOLDER, Files
+from research.engine.errors import UserError
+from research.engine.stop import Stopped, asked
+from research.engine.values import PositiveFloat, PositiveInt
+
+log = logging.getLogger(__name__)
+
+# The counters of a validation that has begun and is to be run again from its first batch.
+BEGUN = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+
+
+class Saving(Checkpoint):
+    """Keeps the best checkpoint by `monitor`, and the newest.
+
+    What is saved is always the state after a whole step. It does not slow the loop: see `checkpoint.Files`.
+
+    Args:
+        monitor: a logged metric; looked at after each validation and each epoch.
+        mode: whether a small or a large value of it is better.
+        every_minutes: also within an epoch; None for not.
+        every_steps: of the optimizer, also within an epoch; None for not.
+        keep: how many of the newest, beside the best.
+        attempts: so many saves may fail in a row; then training stops.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        mode: Literal["min", "max"],
+        every_minutes: PositiveFloat | None,
+        every_steps: PositiveInt | None,
+        keep: PositiveInt,
+        attempts: PositiveInt,
+    ) -> None:
+        self.monitor, self.sign = monitor, {"min": 1, "max": -1}[mode]
+        self.every_s = None if every_minutes is None else 60 * every_minutes
+        self.every_steps, self.keep, self.attempts = every_steps, keep, attempts
+        self.config: dict[str, Any] = {}  # of the run, as it is now
+        self.best: float | None = None
+        self.claimed: tuple[float | None, int] | None = None  # the best before the last save, if that was of a better
+        self.ends = False  # training was to end here
+        self.validating = False  # what is saved now was being validated
+        self.agreement = Agreement()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "ends": self.ends}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.ends = state_dict["best"], state_dict["ends"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            assert isinstance(trainer.strategy.checkpoint_io, Files)
+            self.files = trainer.strategy.checkpoint_io
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        asked.take()  # from Lightning, which would end the run without saving it
+        asked.patient = True
+        trainer.should_stop = self.ends
+        self.saved_at, self.reserved = time.monotonic(), False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        if not pl_module.automatic_optimization or loop._should_accumulate():  # what is fitted has no steps
+            return
+        if self.files.failures >= self.attempts:
+            raise UserError(f"training stops: {self.files.failures} saves in a row failed; {self.files.error}.")
+        if not self.reserved:
+            self.reserved, taken = True, trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            if trainer.is_global_zero:
+                self.files.reserve(taken)
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        if trainer.is_last_batch or loop._should_check_val_fx(fetcher):
+            return  # the validation, or the end of the epoch, belongs to the step
+        stop, due = self.agreement.of(trainer, asked.number, self.every_s, self.saved_at)
+        due |= self.every_steps is not None and trainer.global_step % self.every_steps == 0
+        if stop or trainer.global_step == trainer.max_steps or (due and not self.files.busy):
+            self._save(trainer)
+        self._leave(stop)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if asked.number and asked.patient and trainer.world_size == 1:
+            raise StopIteration  # leaves out the rest of the validation
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not asked.patient or not pl_module.automatic_optimization:
+            return
+        if stop := self.agreement.of(trainer, asked.number, now=True)[0]:
+            self.validating = True
+            self._save(trainer)
+            self._leave(stop)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if asked.patient and pl_module.automatic_optimization and not trainer.is_last_batch:
+            self._save(trainer, self._is_best(trainer))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_last_batch or trainer.should_stop:  # else max_steps ended the run within an epoch
+            self.ends = trainer.should_stop
+            self._save(trainer, self._is_best(trainer))
+        self._leave(self.agreement.of(trainer, asked.number, now=True)[0])
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        asked.patient = False
+        self._insist()
+        self._settle()
+        if trainer.strategy.broadcast(self.best is None):  # of a run that was never validated, the newest
+            self._save(trainer, best=True)
+            self._insist()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        asked.patient = False
+        self.files.wait()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        checkpoint["position"], checkpoint["config"] = data.position(), self.config
+        if self.validating:
+            progress = {"total": BEGUN, "current": BEGUN, "is_last_batch": False}
+            checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = progress
+
+    def _save(self, trainer: Trainer, best: bool = False) -> None:
+        names = ["best.ckpt", "last.ckpt"] if best else ["last.ckpt"]
+        for logger in trainer.loggers:  # whose points must not be behind the checkpoint
+            logger.save()
+        self.saved_at = time.monotonic()
+        path = f"{trainer.default_root_dir}/{FOLDER}/{names[0]}"
+        trainer.save_checkpoint(path, storage_options={"names": names, "keep": self.keep})
+
+    def _is_best(self, trainer: Trainer) -> bool:
+        """Whether the monitor is better than ever; it is then the best from now on."""
+        self._settle()
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            return False
+        score = float(value)
+        if self.best is not None and not self.sign * score < self.sign * self.best:
+            return False
+        if trainer.is_global_zero:  # which alone knows what is written
+            self.claimed = self.best, trainer.global_step
+        self.best = score
+        return True
+
+    def _settle(self) -> None:
+        """Waits for the last save; a best that could not be written is none."""
+        self.files.wait()
+        if self.claimed:
+            before, step = self.claimed
+            self.claimed = None
+            if self.files.written.get("best.ckpt") != step:
+                self.best = before
+
+    def _insist(self) -> None:
+        """Ends with the last save in its place."""
+        self.files.wait()
+        while self.files.error:
+            if self.files.failures >= self.attempts:
+                raise UserError(f"the result cannot be saved: {self.files.error}.")
+            self.files.again()
+
+    def _leave(self, number: int | None) -> None:
+        if number:
+            self.files.wait()
+            raise Stopped(number)
+
+
+class Agreement:
+    """Whether to stop or to save, the same in every process, with about one message a second."""
+
+    def __init__(self) -> None:
+        self.wait_steps, self.since = 1, (0, time.monotonic())
+
+    def of(
+        self, trainer: Trainer, number: int | None, every_s: float | None = None, saved_at: float = 0, now: bool = False
+    ) -> tuple[int | None, bool]:
+        """The signal that some process has had, and whether `every_s` have passed since `saved_at` in one of them.
+
+        Args:
+            now: ask at once; else only in some steps, which are the same in every process.
+        """
+        due = every_s is not None and time.monotonic() - saved_at >= every_s
+        if trainer.world_size == 1:
+            return number, due
+        self.wait_steps -= 1
+        if self.wait_steps > 0 and not now:
+            return None, False
+        step, at = self.since
+        rate = (trainer.global_step - step) / max(1e-3, time.monotonic() - at)
+        self.since = trainer.global_step, time.monotonic()
+        told = torch.tensor([number or 0, due, -rate], device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+        self.wait_steps = max(1, int(-told[2]))
+        return int(told[0]) or None, bool(told[1])

@@ -1,0 +1,417 @@
+"""A run that cannot be lost: killed, asked to stop, out of disk, out of memory, with numbers that are not finite.
+
+Runs are forked from this process, where their packages are imported already. `KILLS=200 pytest -k kills` kills more.
+"""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from end_to_end.test_resume import assert_same, last
+from end_to_end.test_train import scalars
+from faults import ended, failing, forked, put, train
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import research.engine.fit
+import research.engine.report
+import research.engine.score
+from research.data.base import Data
+from research.engine.checkpoint import Files
+from research.engine.guard import Finite
+from research.tasks.supervised import Supervised
+
+pytestmark = pytest.mark.slow
+
+QUIET = ("trainer.enable_progress_bar=false", "trainer.accelerator=cpu")
+OFTEN = ("callbacks.checkpoint.every_steps=1", *QUIET)
+SEED = int(os.environ.get("KILL_SEED", time.time_ns() % 10**6))
+
+
+def started(folder: Path, *words: str, fault: Callable[[], Any] = lambda: None) -> int:
+    """A run in a process of its own: a new one, or the one in the folder that goes on."""
+    where = f"resume={folder}" if (folder / "run.json").exists() else f"hydra.run.dir={folder}"
+    settings = () if where.startswith("resume") else words
+
+    def job() -> None:
+        fault()
+        train(*settings, where)
+
+    return forked(job, folder.with_name(folder.name + ".out"))
+
+
+def finished(folder: Path, *words: str) -> Path:
+    assert ended(started(folder, *words)) == 0, out(folder)
+    return folder
+
+
+def out(folder: Path) -> str:
+    return folder.with_name(folder.name + ".out").read_text()
+
+
+def status(folder: Path) -> str:
+    return json.loads((folder / "run.json").read_text())["status"]
+
+
+def assert_same_run(whole: Path, broken: Path) -> None:
+    """Final weights, optimizer, schedule, callbacks, metrics and curves, bit for bit."""
+    assert json.loads((broken / "metrics.json").read_text()) == json.loads((whole / "metrics.json").read_text())
+    expected, found = last(whole), last(broken)
+    for key in expected.keys() - {"loops", "config"}:
+        assert_same(found[key], expected[key])
+    tags = EventAccumulator(str(whole)).Reload().Tags()["scalars"]
+    assert {"val/loss", "train/loss", "train/loss_step"} <= set(tags)
+    for tag in tags:
+        assert scalars(broken, tag) == scalars(whole, tag), tag
+
+
+def photos(folder: Path) -> str:
+    for i in range(64):
+        place = folder / "ab"[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 8), (3 * i, i, 5)).save(place / f"{i}.png")
+    return str(folder)
+
+
+CNN = ("model=cnn", "model.width=8", "trainer.max_epochs=3")
+BERT = ("model=bert", "model.pretrained=null", "data.packages=[asyncio,email]", "data.max_length=16")
+KINDS = {
+    "augmented": ("augment=images", "scheduler=cosine", "callbacks.early_stopping.patience=1", "optimizer.lr=0.05"),
+    "ema": (*CNN, "callbacks=ema", "trainer.accumulate_grad_batches=3", "scheduler.warmup_frac=0.2"),
+    "swa": ("callbacks=swa", "augment=mixup", "scheduler=plateau", "trainer.val_check_interval=7"),
+    "workers": (*CNN, "data=images", "data.size=8", "data.num_workers=2", "data.batch_size=8"),
+    "gradual": (*BERT, "finetune=gradual", "finetune.unfreeze=[0,1,2]", "trainer.max_epochs=4"),
+    "cached": (*BERT, "finetune=head", "optimizer=sgd", "trainer.max_epochs=8"),
+    "bf16": (*CNN, "trainer.precision=bf16-mixed"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kills_at_random_moments_change_nothing(tmp_path: Path, kind: str) -> None:
+    words = (*OFTEN, *KINDS[kind], f"cache.folder={tmp_path / 'cache'}")
+    words += (f"data.path={photos(tmp_path / 'photos')}",) if kind == "workers" else ()
+    words += () if any("max_epochs" in word for word in words) else ("trainer.max_epochs=5",)
+    begun = time.monotonic()
+    whole = finished(tmp_path / "whole", *words)
+    length_s = time.monotonic() - begun
+    draw, broken, kills = random.Random(SEED), tmp_path / "broken", 0
+    while kills < int(os.environ.get("KILLS", "21")) / len(KINDS):
+        pid = started(broken, *words)
+        end = time.monotonic() + draw.uniform(0.2, 0.9) * length_s
+        while time.monotonic() < end:
+            done, code = os.waitpid(pid, os.WNOHANG)
+            if done:  # it was quicker than the first: begin anew
+                assert code == 0, out(broken)
+                assert_same_run(whole, broken)
+                broken = tmp_path / f"broken{kills}"
+                break
+            time.sleep(0.001)
+        else:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        kills += 1
+    finished(broken, *words)
+    print(f"KILL_SEED={SEED}")
+    assert_same_run(whole, broken)
+
+
+def signalled(owner: Any, name: str, number: int, when: Callable[..., bool]) -> Callable[[], None]:
+    """A fault: the first call of a method for which `when` holds sends this process a signal."""
+
+    def fault() -> None:
+        real, sent = getattr(owner, name), []
+
+        def call(*given: Any, **named: Any) -> Any:
+            if not sent and when(*given):
+                sent.append(True)
+                os.kill(os.getpid(), number)
+            return real(*given, **named)
+
+        put(owner, name, call)
+
+    return fault
+
+
+def within(epoch: int, batch: int) -> Callable[..., bool]:
+    return lambda task, *_: (task.trainer.current_epoch, task.trainer.fit_loop.epoch_loop.batch_idx) >= (epoch, batch)
+
+
+def saves_second_epoch(files: Any, checkpoint: Any, *_: Any) -> bool:
+    return checkpoint["epoch"] == 1
+
+
+def validates(task: Any, *_: Any) -> bool:
+    return not task.trainer.sanity_checking and task.trainer.fit_loop.epoch_progress.current.ready == 2
+
+
+MOMENTS: dict[str, tuple[Any, str, Callable[..., bool], int | None]] = {
+    "set-up": (research.engine.fit, "build", lambda *_: True, None),
+    "sanity check": (Supervised, "validation_step", lambda *_: True, None),
+    "fit": (Supervised, "training_step", within(1, 5), 26),
+    "last batch": (Supervised, "training_step", within(1, 19), 40),
+    "validation": (Supervised, "validation_step", validates, 40),
+    "saving": (Files, "_write", saves_second_epoch, None),
+    "test": (Supervised, "test_step", lambda *_: True, 60),
+}
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        *((moment, signal.SIGTERM) for moment in MOMENTS),
+        *((moment, number) for number in (signal.SIGINT, signal.SIGUSR1) for moment in ("fit", "validation")),
+    ],
+)
+def test_a_signal_costs_at_most_a_step(tmp_path: Path, whole: Path, moment: str, number: signal.Signals) -> None:
+    owner, name, when, step = MOMENTS[moment]
+    run = tmp_path / "run"
+    pid = started(run, *QUIET, "trainer.max_epochs=3", fault=signalled(owner, name, number, when))
+    assert ended(pid) == 128 + number, out(run)
+    assert status(run) == "stopped"
+    assert f"stopped by {number.name}; go on with resume=" in out(run)
+    if step:
+        assert last(run)["global_step"] == step
+    finished(run)
+    assert_same_run(whole, run)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of three epochs."""
+    return finished(tmp_path_factory.mktemp("whole") / "run", *QUIET, "trainer.max_epochs=3")
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    def stuck() -> None:
+        real = Supervised.training_step
+
+        def step(task: Any, *given: Any) -> Any:
+            if within(1, 5)(task):
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)
+            return real(task, *given)
+
+        put(Supervised, "training_step", step)
+
+    run = tmp_path / "run"
+    begun = time.monotonic()
+    assert ended(started(run, *QUIET, fault=stuck), timeout_s=50) == 128 + signal.SIGINT
+    assert time.monotonic() - begun < 50
+    assert status(run) == "stopped"
+
+
+def full(at: range, after: int) -> Callable[[], None]:
+    """A fault: file operations on the checkpoints fail, from the save of a step on."""
+
+    def fault() -> None:
+        real = Files._write
+
+        def write(files: Any, checkpoint: Any, paths: Any, keep: int) -> None:
+            if checkpoint["global_step"] < after:
+                real(files, checkpoint, paths, keep)
+                return
+            done = getattr(files, "operations", 0)
+            with failing(paths[0].parent, range(max(0, at.start - done), max(0, at.stop - done)), "ENOSPC") as called:
+                real(files, checkpoint, paths, keep)
+            files.operations = done + len(called)
+
+        put(Files, "_write", write)
+
+    return fault
+
+
+def test_a_full_disk_is_a_warning_and_the_run_goes_on(tmp_path: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+    pid = started(run, *QUIET, "trainer.max_epochs=3", fault=full(range(1), 40))
+    assert ended(pid) == 0
+    assert "NOT SAVED  the checkpoint of step 40: [Errno 28] No space left on device" in out(run)
+    assert_same_run(whole, run)
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_its_last_good_checkpoint(tmp_path: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+    words = (*QUIET, "trainer.max_epochs=3", "callbacks.checkpoint.every_steps=1")
+    assert ended(started(run, *words, fault=full(range(10**6), 25))) == 1
+    assert "training stops: 3 saves in a row failed; [Errno 28] No space left on device" in out(run)
+    assert 20 <= last(run)["global_step"] < 25
+    assert status(run) == "failed"
+    finished(run)
+    assert_same_run(whole, run)
+
+
+def test_a_run_killed_at_its_very_start_is_on_record(tmp_path: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+
+    def fault() -> None:
+        import research.engine.record
+
+        put(research.engine.record, "_scene", lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+    assert ended(started(run, *QUIET, "trainer.max_epochs=3", fault=fault)) == -signal.SIGKILL
+    assert status(run) == "running"
+    finished(run)
+    assert "the run was killed before its first checkpoint" in out(run)
+    assert_same_run(whole, run)
+
+
+def spoilt(factor: float, when: Callable[..., bool], waits: bool = False) -> Callable[[], None]:
+    """A fault: the loss of a batch is multiplied; with `waits`, as on a device that is not asked in each step."""
+
+    def fault() -> None:
+        real, start = Supervised.loss_of, Finite.on_train_start
+
+        def loss_of(task: Any, batch: Any, batch_idx: int) -> tuple[torch.Tensor, int]:
+            loss, rows = real(task, batch, batch_idx)
+            at = (task.trainer.current_epoch, batch_idx) == (1, 7)
+            return (loss * factor if at and task.training and when(task) else loss), rows
+
+        def on_train_start(finite: Any, trainer: Any, task: Any) -> None:
+            start(finite, trainer, task)
+            finite.waits = waits
+
+        put(Supervised, "loss_of", loss_of)
+        put(Finite, "on_train_start", on_train_start)
+
+    return fault
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["cpu", "device"])
+def test_a_loss_that_is_not_finite_stops_before_the_weights(tmp_path: Path, whole: Path, waits: bool) -> None:
+    run = tmp_path / "run"
+    words = (*QUIET, "trainer.max_epochs=3", "callbacks.checkpoint.every_steps=3")
+    assert ended(started(run, *words, fault=spoilt(float("nan"), lambda task: True, waits))) == 1
+    said = out(run)
+    assert "step 27, batch 7 of epoch 1 (rows " in said
+    assert "the loss is nan, of predictions that are all finite. No weight has seen it." in said
+    found = last(run)
+    assert found["global_step"] == 27
+    assert all(torch.isfinite(value).all() for value in found["state_dict"].values())
+    finished(run)
+    assert_same_run(whole, run)
+
+
+def test_where_it_began_is_named(tmp_path: Path) -> None:
+    def fault() -> None:
+        from research.models.mlp import Mlp
+
+        real = Mlp.forward
+
+        def forward(net: Any, x: torch.Tensor) -> torch.Tensor:
+            if net.training:
+                net.hidden[4].bias.data.fill_(float("inf"))
+            return real(net, x)
+
+        put(Mlp, "forward", forward)
+
+    run = tmp_path / "run"
+    assert ended(started(run, *QUIET, fault=fault)) == 1
+    assert "the first output that is not finite is that of net.hidden.4" in out(run)
+
+
+def test_a_bad_step_can_be_skipped(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = (*QUIET, "trainer.max_epochs=3", "callbacks.finite.policy=skip", *CNN)
+    assert ended(started(run, *words, fault=spoilt(float("inf"), lambda task: True))) == 0, out(run)
+    assert "skipped    step 27" in out(run)
+    assert scalars(run, "train/skipped") == [(39, 1.0), (59, 1.0)]
+    assert all(value == value for _, value in scalars(run, "train/loss"))
+    assert all(torch.isfinite(value).all() for value in last(run)["state_dict"].values())
+
+
+def test_a_run_that_diverges_goes_back_with_a_lower_rate(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = (*QUIET, "trainer.max_epochs=3", "callbacks.finite.policy=rollback", "optimizer.lr=4e-3")
+    assert ended(started(run, *words, fault=spoilt(float("nan"), lambda task: task.lr > 1e-3))) == 0, out(run)
+    record = json.loads((run / "run.json").read_text())
+    assert [back["optimizer.lr"] for back in record["rollbacks"]] == [2e-3, 1e-3]
+    assert {group["lr"] for group in last(run)["optimizer_states"][0]["param_groups"]} == {1e-3}
+    other = tmp_path / "other"
+    assert ended(started(other, *words, fault=spoilt(float("nan"), lambda task: True))) == 1
+    assert "rolled back 3 times, and again" in out(other)
+
+
+class Short(torch.autograd.Function):
+    """Runs out of memory in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor, rows: int) -> torch.Tensor:
+        ctx.rows = rows
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        if ctx.rows > 20:
+            raise torch.OutOfMemoryError("simulated")
+        return grads[0], None
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_out_of_memory_halves_the_batch_and_keeps_the_gradients(tmp_path: Path, where: str, accumulate: int) -> None:
+    words = (*QUIET, "trainer.max_epochs=3", "optimizer=sgd", "model.dropout=0")
+    words += (f"trainer.accumulate_grad_batches={accumulate}",)
+    plain = finished(tmp_path / "plain", *words)
+
+    def fault() -> None:
+        real = Supervised.loss_of
+
+        def loss_of(task: Any, batch: Any, batch_idx: int) -> tuple[torch.Tensor, int]:
+            late = (task.trainer.current_epoch, batch_idx) >= (1, 7)
+            if task.training and late and where == "forward" and len(batch[1]) > 20:
+                raise torch.OutOfMemoryError("simulated")
+            loss, rows = real(task, batch, batch_idx)
+            return (Short.apply(loss, rows) if task.training and late and where == "backward" else loss), rows  # pyright: ignore[reportReturnType]
+
+        put(Supervised, "loss_of", loss_of)
+
+    run = tmp_path / "run"
+    assert ended(started(run, *words, fault=fault)) == 0, out(run)
+    assert "learnt from in 4 parts, and the step done again" in out(run)
+    expected, found = last(plain)["state_dict"], last(run)["state_dict"]
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+    assert dict(scalars(run, "train/loss")) == pytest.approx(dict(scalars(plain, "train/loss")), rel=1e-5)
+
+
+def test_a_row_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    def fault() -> None:
+        def loss_of(task: Any, batch: Any, batch_idx: int) -> tuple[torch.Tensor, int]:
+            if task.training:
+                raise torch.OutOfMemoryError("simulated")
+            return torch.zeros(()), 1
+
+        put(Supervised, "loss_of", loss_of)
+
+    run = tmp_path / "run"
+    assert ended(started(run, *QUIET, fault=fault)) == 1
+    assert "out of memory with a single row of the batch" in out(run)
+
+
+def test_workers_outlive_a_signal_to_the_whole_group(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = (*QUIET, *CNN, "data=images", "data.size=8", "data.num_workers=2", "data.batch_size=8")
+
+    def fault() -> None:
+        os.setpgid(0, 0)
+        real = Data.on_after_batch_transfer
+        sent: list[int] = []
+
+        def transfer(data: Any, batch: Any, index: int) -> Any:
+            if data.trainer.training and data.trainer.global_step == 3 and not sent:
+                sent.append(1)
+                os.killpg(0, signal.SIGINT)
+            return real(data, batch, index)
+
+        put(Data, "on_after_batch_transfer", transfer)
+
+    pid = started(run, *words, f"data.path={photos(tmp_path / 'photos')}", fault=fault)
+    assert ended(pid) == 130, out(run)
+    assert last(run)["global_step"] == 4
