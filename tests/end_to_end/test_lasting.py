@@ -7,6 +7,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT, Command
 from end_to_end.test_resume import assert_same, last
 from end_to_end.test_train import scalars
 from faults import ended, failing, forked, put, train
@@ -44,7 +47,7 @@ def started(folder: Path, *words: str, fault: Callable[[], Any] = lambda: None) 
         fault()
         train(*settings, where)
 
-    return forked(job, folder.with_name(folder.name + ".out"))
+    return forked(job, out_of(folder))
 
 
 def finished(folder: Path, *words: str) -> Path:
@@ -52,8 +55,12 @@ def finished(folder: Path, *words: str) -> Path:
     return folder
 
 
+def out_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".out")
+
+
 def out(folder: Path) -> str:
-    return folder.with_name(folder.name + ".out").read_text()
+    return out_of(folder).read_text()
 
 
 def status(folder: Path) -> str:
@@ -415,3 +422,33 @@ def test_workers_outlive_a_signal_to_the_whole_group(tmp_path: Path) -> None:
     pid = started(run, *words, f"data.path={photos(tmp_path / 'photos')}", fault=fault)
     assert ended(pid) == 130, out(run)
     assert last(run)["global_step"] == 4
+
+
+def test_two_processes_stop_together(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["trainer=ddp", *QUIET, "trainer.max_epochs=500", "callbacks.early_stopping.patience=500"]
+    with out_of(run).open("w") as file:
+        command = [sys.executable, "src/train.py", *words, f"hydra.run.dir={run}"]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
+        while not (run / "checkpoints/last.ckpt").exists():
+            assert process.poll() is None, out(run)
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)  # to the first of the two alone
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM, out(run)
+    assert status(run) == "stopped"
+    assert last(run)["global_step"] > 0
+
+
+def test_a_run_is_made_again(command: Command, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("\n".join(["size,good", *(f"{i * 7 % 31},{i * 7 % 31 > 14:d}" for i in range(200))]))
+    words = ("data=table", f"data.path={rows}", "data.target=good", "data.duplicates=keep", "trainer.max_epochs=2")
+    run = command("train", *words, "trainer.accelerator=cpu", folder=tmp_path / "run")
+    again = command("reproduce", f"run={run.folder}")
+    assert "identical  all metrics, and the weights of the best checkpoint, bit for bit" in again.out
+    rows.write_text(rows.read_text().replace("7,0", "7,1"))
+    other = command("reproduce", f"run={run.folder}", ok=False)
+    assert other.code == 1
+    assert "differs    data: its content" in other.out
+    assert "error: not the same: val/loss" in other.out
+    command("evaluate", f"run={run.folder}")  # the run itself is as it was
