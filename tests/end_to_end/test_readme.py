@@ -68,7 +68,7 @@ def test_commands_and_what_tensorboard_shows_of_them(clone: Path, request: pytes
             if line.split("#")[0].strip() == start or (start in line and "optimizer=sgd" in line):
                 assert metrics(clone)["test/acc"] >= number
     runs = list(clone.glob("logs/**/run.json"))
-    assert len(runs) == 6 + 8
+    assert len(runs) == 6 + 8 + 1  # single, swept, and one again
     address = request.getfixturevalue("tensorboard")
     rows: list[object] = []
     for _ in range(60):  # it reads in the background
