@@ -452,3 +452,21 @@ def test_a_run_is_made_again(command: Command, tmp_path: Path) -> None:
     assert "differs    data: its content" in other.out
     assert "error: not the same: val/loss" in other.out
     command("evaluate", f"run={run.folder}")  # the run itself is as it was
+
+
+def test_a_run_of_fewer_steps_than_an_epoch_goes_on_within_it(tmp_path: Path) -> None:
+    words = (*QUIET, "trainer.max_steps=50", "trainer.log_every_n_steps=5")
+    whole = finished(tmp_path / "whole", *words)
+    run = finished(tmp_path / "run", *words, "trainer.max_steps=7")
+    assert ended(forked(lambda: train(f"resume={run}", "trainer.max_steps=50"), out_of(run))) == 0, out(run)
+    assert "resume     after 0 epochs and 7 batches, step 7" in out(run)
+    for key in ("state_dict", "optimizer_states", "global_step", "seen"):  # its curve of epochs has one point more
+        assert_same(last(run)[key], last(whole)[key])
+
+
+def test_a_run_killed_before_its_first_checkpoint_draws_its_curves_once(tmp_path: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+    die = signalled(Supervised, "training_step", signal.SIGKILL, within(0, 15))
+    assert ended(started(run, *QUIET, "trainer.max_epochs=3", fault=die)) == -signal.SIGKILL
+    finished(run)
+    assert_same_run(whole, run)

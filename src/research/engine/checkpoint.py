@@ -20,7 +20,7 @@ from research.engine.errors import UserError, trace
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-DAMAGED = ".damaged"
+BEST, LAST, DAMAGED = "best.ckpt", "last.ckpt", ".damaged"
 
 
 def path_of(run: Path, which: str) -> Path:
@@ -56,7 +56,7 @@ def newest(run: Path) -> tuple[Path, dict[str, Any]]:
     for path in sorted((run / FOLDER).glob("*.ckpt")):
         try:
             said = facts(path)
-            found.append((said["step"], said["epoch"], said["batch"], path.name == "last.ckpt", path))
+            found.append((said["step"], said["epoch"], said["batch"], path.name == LAST, path))
         except Exception as error:  # of whatever stands there
             reasons.append(_put_aside(path, str(error)))
     for *_, path in sorted(found, reverse=True):
@@ -123,9 +123,10 @@ class Files(CheckpointIO):
         self._last = taken, names, storage_options["keep"]
         self._work = self._thread.submit(self._write, *self._last)
 
-    def again(self) -> None:
-        """Writes the last checkpoint once more, which could not be."""
-        self._write(*self._last)
+    def again(self, *names: str) -> None:
+        """Writes the last checkpoint once more, now; under other names than before when they are given."""
+        taken, paths, keep = self._last
+        self._write(taken, [paths[0].with_name(name) for name in names] or paths, keep)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         self.wait()
@@ -154,7 +155,8 @@ class Files(CheckpointIO):
         first, *others = paths
         try:
             first.parent.mkdir(parents=True, exist_ok=True)
-            replace(first, write, before=lambda: _rotate(first.parent, keep))
+            newest = any(path.name == LAST for path in paths)
+            replace(first, write, before=lambda: _rotate(first.parent, keep) if newest else None)
             self.written[first.name] = said["step"]
             for other in others:
                 link(first, other)
@@ -169,7 +171,7 @@ class Files(CheckpointIO):
 
 def _rotate(folder: Path, keep: int) -> None:
     """Gives the newest checkpoints the names of the ones before them; the oldest goes."""
-    names = [folder / "last.ckpt", *(folder / f"last-{age}.ckpt" for age in range(1, keep))]
+    names = [folder / LAST, *(folder / f"last-{age}.ckpt" for age in range(1, keep))]
     for older, newer in zip(names[::-1], names[-2::-1], strict=False):
         if newer.exists():
             link(newer, older)

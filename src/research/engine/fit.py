@@ -81,8 +81,8 @@ def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | N
     saving.config = OmegaConf.to_container(cfg, resolve=True)
     if start and state:
         files.opened = start, state
-        if isinstance(parts.trainer.logger, TensorBoard | Csv):
-            parts.trainer.logger.restart(state["global_step"])
+    if was and isinstance(parts.trainer.logger, TensorBoard | Csv):
+        parts.trainer.logger.restart(state["global_step"] if state else 0)
     if record:
         _tell_data(cfg, folder, record, parts, new=start is None)
     if start is None:

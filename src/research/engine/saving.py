@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from research.engine.checkpoint import FOLDER, Files
+from research.engine.checkpoint import BEST, FOLDER, LAST, Files
 from research.engine.errors import UserError
 from research.engine.stop import Stopped, asked
 from research.engine.values import PositiveFloat, PositiveInt
@@ -22,7 +22,8 @@ BEGUN = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 class Saving(Checkpoint):
     """Keeps the best checkpoint by `monitor`, and the newest.
 
-    What is saved is always the state after a whole step. It does not slow the loop: see `checkpoint.Files`.
+    What is saved is always the state after a whole step. A thread writes a copy of it, which is kept in the host's
+    memory from the first step on: see `checkpoint.Files`.
 
     Args:
         monitor: a logged metric; looked at after each validation and each epoch.
@@ -119,8 +120,8 @@ class Saving(Checkpoint):
         asked.patient = False
         self._insist()
         self._settle()
-        if trainer.strategy.broadcast(self.best is None):  # of a run that was never validated, the newest
-            self._save(trainer, best=True)
+        if self.best is None and trainer.is_global_zero:  # of a run that was never validated, the newest
+            self.files.again(BEST)
             self._insist()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -135,7 +136,7 @@ class Saving(Checkpoint):
             checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = progress
 
     def _save(self, trainer: Trainer, best: bool = False) -> None:
-        names = ["best.ckpt", "last.ckpt"] if best else ["last.ckpt"]
+        names = [BEST, LAST] if best else [LAST]
         for logger in trainer.loggers:  # whose points must not be behind the checkpoint
             logger.save()
         self.saved_at = time.monotonic()
@@ -162,7 +163,7 @@ class Saving(Checkpoint):
         if self.claimed:
             before, step = self.claimed
             self.claimed = None
-            if self.files.written.get("best.ckpt") != step:
+            if self.files.written.get(BEST) != step:
                 self.best = before
 
     def _insist(self) -> None:
