@@ -114,6 +114,7 @@ def _kinds(words: list[str]) -> tuple[list[str], list[str], list[str]]:
 def _exit_code(name: str, cfg: DictConfig, folder: Path) -> int:
     """Calls the job. Tells a user's mistake in a sentence, any other failure with its traceback."""
     environment = dict(os.environ)
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, must not hide what is told
     asked.listen()
     try:
         getattr(import_module(f"research.engine.{name}"), name)(cfg, folder)

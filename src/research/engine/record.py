@@ -1,6 +1,7 @@
 """What a run leaves beside its weights: `run.json`, `config.yaml` and `metrics.json`. Nothing here imports torch."""
 
 import json
+import logging
 import os
 import platform
 import shlex
@@ -23,6 +24,8 @@ from research.engine.durable import replace
 from research.engine.errors import UserError
 from research.engine.reopen import Changes
 from research.engine.stop import Stopped
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[3]
 
@@ -117,7 +120,10 @@ def recorded(
     def close(status: str, said: str | None) -> None:
         ended = datetime.now(UTC)
         spent = content["duration_s"] + (ended - now).total_seconds()
-        record.add(status=status, error=said, ended=ended, duration_s=round(spent, 3))
+        try:
+            record.add(status=status, error=said, ended=ended, duration_s=round(spent, 3))
+        except OSError as error:  # a full disk, say, which is what ended the run
+            log.warning("the record of the run cannot be written: %s", error)
 
     try:
         yield record
