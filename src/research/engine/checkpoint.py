@@ -138,8 +138,7 @@ class Files(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
     def teardown(self) -> None:
-        self.wait()
-        self._thread.shutdown()
+        self.wait()  # the thread stays: a search before the fit tears down as well
 
     def _write(self, checkpoint: dict[str, Any], paths: Sequence[Path], keep: int) -> None:
         said = {"step": checkpoint["global_step"], **checkpoint.get("position", {"epoch": 0, "batch": 0})}
