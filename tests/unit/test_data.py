@@ -1,5 +1,6 @@
 """Splits, scaling statistics, the order of batches over processes, and augmentation."""
 
+import io
 import random
 from dataclasses import dataclass
 from itertools import chain
@@ -12,6 +13,7 @@ import torch
 from composing import a_spec, composed, quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.datasets import load_diabetes, load_digits
 from torch import Tensor, nn
 
@@ -19,8 +21,11 @@ from research.data.augment import Images
 from research.data.batches import BatchOrder, Rows, Tokens
 from research.data.diabetes import Diabetes
 from research.data.digits import Digits
+from research.data.images import pixels_of
+from research.data.splits import Listing, Rules, assign
 from research.data.tensors import TensorData
 from research.engine.build import Parts, build, make
+from research.engine.errors import UserError
 
 BOTH = pytest.mark.parametrize("kind", [Digits, Diabetes])
 
@@ -405,3 +410,18 @@ def test_each_epoch_trains_on_every_row_in_a_new_order(tmp_path: Path) -> None:
     expected: Any = parts.data
     assert sorted(first) == sorted(second) == sorted(expected.rows["train"].x.sum((1, 2, 3)).tolist())
     assert first != second
+
+
+def test_pictures_of_16_bits_have_one_scale() -> None:
+    seen = []
+    for most in (1, 200, 300, 65535):
+        file = io.BytesIO()
+        Image.fromarray(np.full((8, 8), most, dtype=np.uint16)).save(file, "PNG")
+        seen.append(int(pixels_of(file.getvalue(), 1, 8)[0].max()))
+    assert seen == [0, 1, 1, 255]
+
+
+def test_groups_and_time_exclude_each_other() -> None:
+    listing = Listing(torch.arange(20) % 2, ("a", "b"), group=np.arange(20) // 4, time=np.arange(20))
+    with pytest.raises(UserError, match=r"data\.time and data\.group exclude each other"):
+        assign(listing, Rules([0.6, 0.2, 0.2], 0))

@@ -176,7 +176,8 @@ class ImageRows(Rows):
 def pixels_of(content: bytes, channels: int, size: int) -> tuple[Any, tuple[int, int]]:
     """A picture of any form, size and mode as uint8 (C, H, W); and its own width and height."""
     with Image.open(io.BytesIO(content)) as picture:
-        return _pixels(picture, channels, size), picture.size
+        own = picture.size  # before a JPEG is decoded at another
+        return _pixels(picture, channels, size), own
 
 
 def _pixels(picture: Any, channels: int, size: int) -> Any:
@@ -194,9 +195,10 @@ def _pixels(picture: Any, channels: int, size: int) -> Any:
 
 
 def _eight_bits(values: Any) -> Any:
-    """Of 16 bits, or of floats in [0, 1]."""
-    values = values.astype(np.float64)
-    top = 1.0 if values.size and values.max() <= 1 else 65535.0 if values.max() > 255 else 255.0
+    """Of 16 bits, or of floats in [0, 1] (or else up to 255, or to 65535)."""
+    whole, values = np.issubdtype(values.dtype, np.integer), values.astype(np.float64)
+    most = values.max(initial=0)
+    top = 65535.0 if whole or most > 255 else 255.0 if most > 1 else 1.0  # whole numbers: one scale for all pictures
     return np.round(values.clip(0, top) * (255 / top)).astype(np.uint8)
 
 

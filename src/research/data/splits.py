@@ -104,6 +104,10 @@ def _hold_out(ids: Any, listing: Listing, rules: Rules, share: float) -> tuple[A
     """Two parts of ids, the second of about `share` of them."""
     labels = listing.y[ids].numpy() if rules.stratify and listing.classes else None
     if listing.time is not None:
+        if listing.group is not None:
+            raise UserError(
+                "data.time and data.group exclude each other: a group has rows before and after the cut. Leave out one."
+            )
         order = ids[np.argsort(listing.time[ids], kind="stable")]
         cut = listing.time[order[len(order) - max(1, round(share * len(order)))]]
         later = listing.time[ids] >= cut  # rows of one time are on one side
