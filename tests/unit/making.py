@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from composing import composed
-from datasets import Dataset, DatasetDict, disable_progress_bars
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, disable_progress_bars
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -120,10 +120,14 @@ def photos(root: str = "photos", num: int = 20, classes: tuple[str, ...] = ("cat
     return make
 
 
-def hub(rows_of: dict[str, list[dict[str, Any]]]) -> Make:
+def hub(rows_of: dict[str, list[dict[str, Any]]], names: tuple[str, ...] = ()) -> Make:
+    """A dataset of the hub; labels have names, of which -1 stands for none."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(names))}) if names else None
+
     def make(folder: Path) -> None:
         disable_progress_bars()
-        DatasetDict({name: Dataset.from_list(given) for name, given in rows_of.items()}).save_to_disk(folder / "hub")
+        made: Any = {name: Dataset.from_list(given, features=features) for name, given in rows_of.items()}
+        DatasetDict(made).save_to_disk(folder / "hub")
 
     return make
 

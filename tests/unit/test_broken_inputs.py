@@ -55,6 +55,8 @@ FILES: list[Case] = [
      ("t.csv: line 18: it has 2 cells",)),
     ("latin-1 in the header", bytes_("t.csv", "größe,good\n1,a\n".encode("latin-1")), T, ("t.csv: ", "not UTF-8")),
     ("utf-16", table(encoding="utf-16"), T, ("t.csv: it is not UTF-8; convert it, iconv",)),
+    ("a number of 71 bits", table(of_table(**at(2**70, "price")), name="t.jsonl"), f"{TABLE} data.path=t.jsonl",
+     ("t.jsonl: line 17, column 'price': 1180591620717411303424 has more than 64 bits",)),
     ("semicolons", table(separator=";"), T, ("t.csv: its cells are separated by ';'",)),
     ("tabs in a csv", table(separator="\t"), T, ("t.csv: its cells are separated by", ".tsv")),
     ("commas in a tsv", table(name="t.tsv"), f"{TABLE} data.path=t.tsv", ("t.tsv: its cells are separated by ','",)),
@@ -170,6 +172,12 @@ SPLITS: list[Case] = [
     ("two ways to say the split", two(of_table(part=lambda i: "train"), of_table(part=lambda i: "train")),
      f"{SPLIT} data.split=part", ("data.split", "data.test")),
     ("too few groups", table(of_table(who=lambda i: "ab"[i % 2])), f"{T} data.group=who", ("2 groups are too few",)),
+    ("groups that given files share", both(table(of_table(who=lambda i: f"c{i % 30}")),
+     table(of_table(who=lambda i: f"c{i % 50}"), 20, "test.csv", first=520)), f"{SPLIT} data.group=who",
+     ("group(s) of data.group are in train and in test", "leave data.group out")),
+    ("groups that a column of splits divides", table(of_table(who=lambda i: f"c{i % 30}",
+     part=lambda i: ("train", "train", "val", "test")[i % 4])), f"{T} data.split=part data.group=who",
+     ("15 group(s) of data.group are in train and in test (15 of 30 train rows)",)),
     ("a group that is missing", table(of_table(**at("", "colour"))), f"{T} data.group=colour",
      ("t.csv, line 18, column 'colour'", "data.group")),
     ("copies everywhere", table(COPIES), T, ("training rows are also in val or test", "data.duplicates=keep")),
@@ -239,6 +247,7 @@ PICTURES: list[Case] = [
      ("training rows are also in val or test",)),
 ]  # fmt: skip
 
+
 TWO_OF_A_CLASS = of_table(good=lambda i: "maybe" if i in (3, 16) else "ab"[i * i % 11 < 5])
 AFTER = of_table(after=lambda i: (of_table()["good"](i) == "yes") * 100 + i % 50)
 WINDOWS = {i: f"{i * i % 97},{'red' if i % 3 else 'sea'},{i * i % 53},{i % 2}\r" for i in range(2, 62)}
@@ -248,7 +257,10 @@ WARNED: list[Case] = [
     ("a column like an id", table(of_table(id=lambda i: f"n{i}")), T, ("column 'id' differs from row to row",)),
     ("a column that counts", table(of_table(id=lambda i: i + 7)), T,
      ("column 'id' counts the rows", "data.numeric=[id]")),
-    ("a column without a name that counts", table(of_table() | {"": lambda i: i}), T, ("column '' counts the rows",)),
+    ("a column without a name", table(of_table() | {"": lambda i: i % 9}), T,
+     ("column '' is the index of a data frame", "data.numeric=['']")),
+    ("the index of a data frame", table(of_table(__index_level_0__=lambda i: i % 9), name="t.parquet"), P,
+     ("column '__index_level_0__' is the index of a data frame",)),
     ("a column of one value", table(of_table(one=lambda i: 1)), T, ("column 'one' has one value and is left out",)),
     ("a column of nothing", table(of_table(none=lambda i: "")), T, ("column 'none' is empty and left out",)),
     ("a column of nulls", table(of_table(none=lambda i: None), name="t.parquet"), P, ("column 'none' is empty",)),
@@ -259,6 +271,8 @@ WARNED: list[Case] = [
      f"{SPLIT} data.val=val.csv", ("20 of train left out", "data.duplicates=keep")),
     ("one cut picture of many", cut(photos(num=55), "photos/cat/000.png"), I,
      ("1 of 110 pictures", "left out: photos/cat/000.png: ")),
+    ("a split with hidden labels", hub({"train": NUMBERS, "test": [{"text": "a", "label": -1}] * 9}, ("x", "y")), H,
+     ("the split 'test' of the hub has no labels and is left out",)),
     ("cells with decimal commas", table(of_table(price=lambda i: f"{i},5")), T, ("column 'price' differs from row",)),
     ("a byte order mark", table(encoding="utf-8-sig"), T, ()),
     ("lines that end as on Windows", table(lines=WINDOWS), T, ()),
@@ -313,7 +327,7 @@ def test_what_can_be_used_is_used_and_told(make: Make, words: str, told: tuple[s
     data = data_of(words)
     assert [part for part in told if part not in " ".join(data.findings)] == [], data.findings
     assert bool(data.findings) == bool(told)
-    left_out = {name for name in ("id", "one", "none", "", "tags") if name in told[0:1]}
+    left_out = {name for name in ("id", "one", "none", "", "__index_level_0__") if f"column '{name}'" in " ".join(told)}
     assert left_out.isdisjoint(column.name for column in data.spec.columns)
     assert all(len(rows) for rows in data.rows.values())
 
@@ -325,7 +339,7 @@ def test_json_may_change_from_block_to_block(columns: Any, place: Path, monkeypa
         lines = [json.loads(line) for line in (place / "t.jsonl").read_text().splitlines()]
         lines[:40] = [{name: cell for name, cell in row.items() if name != "late"} for row in lines[:40]]
         (place / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
-    monkeypatch.setattr(files, "BLOCK_BYTES", 1024)
+    monkeypatch.setattr(files, "BLOCK_ROWS", 8)
     data = data_of(J)
     assert sum(data.num_rows.values()) == 60
     assert [column.name for column in data.spec.columns] == [name for name in columns if name != "good"]

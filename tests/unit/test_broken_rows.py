@@ -5,13 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow.csv
+import pyarrow.dataset
 import pytest
 import torch
-from making import I, Make, T, X, at, both, bytes_, cut, data_of, of_table, of_text, photos, table, text
+from making import TABLE, I, Make, T, X, at, both, bytes_, cut, data_of, of_table, of_text, photos, table, text
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from research.data import files
 from research.engine.errors import UserError
 from research.engine.predict import predict
 
@@ -74,7 +75,7 @@ def predicted(words: str, paths: str, place: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("research.engine.opened.opened", lambda *_, **__: parts)
     given, out = paths.split()
     predict(OmegaConf.create({"input": given, "output": out}), place)
-    return pyarrow.csv.read_csv(out).to_pylist()
+    return pyarrow.dataset.dataset(out, format=Path(out).suffix[1:]).to_table().to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,45 @@ def test_an_unseen_category_is_told_apart_from_a_missing_one(place: Path) -> Non
     assert inputs.x[1, 1] == -1
     assert inputs.x[2, 1].isnan()
     assert inputs.wrong == []
+
+
+@pytest.mark.parametrize("job", ["predict", "evaluate"])
+def test_categories_that_were_not_seen_are_counted_and_told(
+    job: str, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    table()(place)
+    spec = data_of(T).spec
+    colours = ("lime", "red", "pink", "", "grey", "lime", "tan", "lime")
+    table(of_table(colour=lambda i: colours[i % 8]), 40, "new.csv", first=800)(place)
+    if job == "predict":
+        predicted(T, "new.csv out.csv", place, monkeypatch)
+    else:
+        data_of(f"{TABLE} data.path=new.csv", fitted=spec)
+    told = "column 'colour': 30 cell(s) have a category that the network does not know (lime, pink, grey, ...)"
+    assert told in caplog.text
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_columns_that_begin_with_nothing_are_written_as_what_comes_later(
+    form: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note: Any = of_table(note=lambda i: None if i < 740 else "late", num=lambda i: i if i < 740 else i + 0.5)
+    table(note, 60, "new.jsonl", first=700)(place)
+    monkeypatch.setattr(files, "BLOCK_ROWS", 16)
+    table()(place)
+    found = predicted(T, f"new.jsonl out.{form}", place, monkeypatch)
+    assert [row["note"] or None for row in found] == [None] * 40 + ["late"] * 20
+    assert [row["num"] for row in found] == [*range(700, 740), *(i + 0.5 for i in range(740, 760))]
+
+
+def test_what_a_form_cannot_hold_is_told_with_its_column(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed: Any = of_table(note=lambda i: [i] if i < 732 else ["late"])
+    table(mixed, 60, "new.jsonl", first=700)(place)
+    monkeypatch.setattr(files, "BLOCK_ROWS", 16)
+    table()(place)
+    with pytest.raises(UserError, match=r"column 'note' is list.* in some rows and list.* output=\.\.\.\.jsonl"):
+        predicted(T, "new.jsonl out.parquet", place, monkeypatch)
+    assert list(place.glob("*out*")) == []
 
 
 def test_a_class_that_the_run_does_not_know_is_told_with_its_place(place: Path) -> None:

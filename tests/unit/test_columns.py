@@ -70,6 +70,25 @@ def column(kind: Any, cells: list[Any]) -> Column:
     return Column("a", kind, tuple(sorted(seen)) if kind == "categorical" else ())
 
 
+@pytest.mark.parametrize(
+    ("text", "cell", "category"),
+    [
+        ("700.0", 700.0, "700"),
+        ("-3", -3.0, "-3"),
+        ("False", False, "false"),
+        ("TRUE", True, "true"),
+        ("3.5", 3.5, "3.5"),
+    ],
+)
+def test_a_category_is_one_whatever_file_it_is_from(text: str, cell: Any, category: str) -> None:
+    assert as_text(pa.array([text])).to_pylist() == as_text(pa.array([cell])).to_pylist() == [category]
+
+
+@pytest.mark.parametrize("code", ["007", "007.0", "1.0.0", "1e3", "1.50", "Truely", ".0"])
+def test_a_code_stays_as_it_is(code: str) -> None:
+    assert as_text(pa.array([code])).to_pylist() == [code]
+
+
 @KINDS
 @given(data=st.data())
 @fast

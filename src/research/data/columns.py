@@ -19,11 +19,13 @@ from research.engine.errors import UserError
 
 pc: Any = pyarrow.compute  # its functions are made at run time, so no type checker knows them
 MAX_DISTINCT = 10_000  # texts of a column that are counted
+NUM_EXAMPLES = 3  # of what is told
 MOSTLY = 0.9  # of the cells: from there on the others are taken for mistakes
 TRUE, FALSE = ["true", "yes", "t", "y"], ["false", "no", "f", "n"]
 DAY_S = 86_400
 LARGEST = float(np.finfo(np.float32).max)  # that the network can be given
 NUMBER = r"^[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|Inf|infinity|Infinity|INF)$"
+WHOLE = r"^([+-]?(?:0|[1-9]\d*))\.0+$"
 DATE = r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([ T]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?)?$"
 
 
@@ -114,13 +116,15 @@ def plain(array: Any, name: str, missing: pa.Array) -> pa.Array:
 
 
 def as_text(column: pa.Array) -> pa.Array:
-    """Cells as categories: 3.0 is "3", true is "true"."""
+    """Cells as categories, the same whatever kind of file they are from: 3.0 is "3", True is "true"; 007 stays."""
     if pa.types.is_floating(column.type):
         whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), 2.0**53))
         return pc.if_else(
             whole, pc.if_else(whole, column, 0.0).cast(pa.int64()).cast(pa.string()), column.cast(pa.string())
         )
-    return column.cast(pa.string())
+    text = pc.replace_substring_regex(column.cast(pa.string()), WHOLE, r"\1")
+    lower = pc.utf8_lower(text)
+    return pc.if_else(pc.is_in(lower, value_set=pa.array(["true", "false"])), lower, text)
 
 
 def encode(columns: Sequence[Column], cells: dict[str, pa.Array]) -> tuple[np.ndarray, list[tuple[int, str]]]:
@@ -134,6 +138,32 @@ def encode(columns: Sequence[Column], cells: dict[str, pa.Array]) -> tuple[np.nd
         for row in np.flatnonzero(~fits):
             wrong.append((int(row), f"column '{column.name}': {cell[int(row)].as_py()!r} is not {_A[column.kind]}"))
     return x, sorted(wrong)
+
+
+class Unseen:
+    """Counts the categories that training rows lack, in constant memory."""
+
+    def __init__(self) -> None:
+        self.num: Counter[str] = Counter()  # cells of each column
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, columns: Sequence[Column], x: np.ndarray, cells: dict[str, pa.Array]) -> None:
+        """Takes in x (B, D) as `encode` has it, of cells."""
+        for index, column in enumerate(columns):
+            if column.kind != "categorical" or not (there := x[:, index] < 0).any():
+                continue
+            self.num[column.name] += int(there.sum())
+            told = self.examples.setdefault(column.name, [])
+            new = as_text(cells[column.name]).filter(pa.array(there)).unique()[: NUM_EXAMPLES + len(told)].to_pylist()
+            told += [text for text in new if text not in told][: NUM_EXAMPLES - len(told)]
+
+    def told(self) -> list[str]:
+        """A sentence a column."""
+        lists = {name: ", ".join([*told, "..."][: NUM_EXAMPLES + 1]) for name, told in self.examples.items()}
+        return [
+            f"column '{name}': {num} cell(s) have a category that the network does not know ({lists[name]})"
+            for name, num in self.num.items()
+        ]
 
 
 _A = {"numeric": "a finite number", "boolean": "true or false", "date": "a date (2026-01-31)", "categorical": "a text"}

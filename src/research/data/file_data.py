@@ -86,7 +86,10 @@ class FileData(Data):
             return [(SPLITS.index(name), path, "train") for name, path in named.items()]
         if not self.path.startswith(HUB):
             return [(-1, self.path, "train")]
-        names = hub_splits(self.path)
+        names, hidden = hub_splits(self.path)
+        if hidden:
+            text = "the split '%s' of the hub has no labels and is left out; test rows are taken from train"
+            honesty.warn(self.findings, text, "', '".join(hidden))
         if len(names) == 1:
             return [(-1, self.path, names[0])]
         if "train" not in names:

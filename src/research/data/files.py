@@ -67,9 +67,18 @@ def _hub(path: str, split: str) -> Iterator[pa.RecordBatch]:
         yield from table.combine_chunks().to_batches()
 
 
-def hub_splits(path: str) -> list[str]:
-    """The splits of a hub dataset, by the names that it gives them."""
-    return list(hub(path))
+def hub_splits(path: str) -> tuple[list[str], list[str]]:
+    """The splits of a hub dataset, by the names that it gives them: those with labels, and those without."""
+    import pyarrow.compute
+    from datasets import ClassLabel
+
+    pc: Any = pyarrow.compute
+    found: tuple[list[str], list[str]] = [], []
+    for split, rows in hub(path).items():
+        labels = [name for name, feature in rows.features.items() if isinstance(feature, ClassLabel)]
+        last = [pc.max(rows.data.column(name)).as_py() or 0 for name in labels if split != "train"]  # -1 is no label
+        found[bool(last) and max(last) < 0].append(split)
+    return found
 
 
 def hub(path: str) -> Any:
@@ -273,10 +282,40 @@ def _csv(source: Any, delimiter: str) -> Iterator[pa.RecordBatch]:
 
 def _json(file: Path) -> Iterator[pa.RecordBatch]:
     """By Python's own reader: pyarrow's takes types and names from a first block, and refuses a later one."""
-    names = list(dict.fromkeys(name for _, row in _objects(file) for name in row))
+    kinds = _kinds(file)
     rows = _objects(file)
     while block := list(islice(rows, BLOCK_ROWS)):
-        yield pa.record_batch([_values(name, block) for name in names], names=names)
+        yield pa.record_batch([_column(name, kind, block) for name, kind in kinds.items()], names=list(kinds))
+
+
+def _column(name: str, kind: Any, block: list[tuple[int, dict[str, Any]]]) -> pa.Array:
+    try:
+        return pa.array([row.get(name) for _, row in block], kind)
+    except pa.ArrowException as error:
+        raise pa.ArrowInvalid(f"lines {block[0][0]} to {block[-1][0]}, column '{name}': {error}") from error
+
+
+def _kinds(file: Path) -> dict[str, Any]:
+    """The type of each column, as all its cells say; None for lists and objects, which each block decides."""
+    seen: dict[str, dict[Any, tuple[int, Any]]] = {}  # of each kind of cell, the first
+    for number, row in _objects(file):
+        for name, cell in row.items():
+            if type(cell) is int and not -(2**63) <= cell < 2**63:
+                raise pa.ArrowInvalid(f"line {number}, column '{name}': {cell} has more than 64 bits; write a text.")
+            seen.setdefault(name, {}).setdefault(type(cell), (number, cell))
+    kinds = {}
+    for name, first in seen.items():
+        first.pop(type(None), None)
+        numeric = set(first) <= {int, float}
+        if len(first) > 1 and not numeric:
+            number, cell = sorted(first.values(), key=lambda told: told[0])[1]
+            text = f"line {number}, column '{name}': {cell!r} is not of the type of the rows before it."
+            raise pa.ArrowInvalid(text)
+        kinds[name] = pa.float64() if len(first) > 1 else _ARROW.get(next(iter(first), type(None)))
+    return kinds
+
+
+_ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(), type(None): pa.string()}
 
 
 def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -294,20 +333,6 @@ def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if "\ufffd" in line:
                 raise pa.ArrowInvalid(f"line {number}: {NOT_UTF8}")
             yield number, row
-
-
-def _values(name: str, block: list[tuple[int, dict[str, Any]]]) -> pa.Array:
-    cells = [row.get(name) for _, row in block]
-    try:
-        return pa.array(cells)
-    except pa.ArrowException:
-        kinds = [float if type(cell) is int else type(cell) for cell in cells]
-        first = next(kind for kind, cell in zip(kinds, cells, strict=True) if cell is not None)
-        for (number, _), kind, cell in zip(block, kinds, cells, strict=True):
-            if cell is not None and kind is not first:
-                text = f"line {number}, column '{name}': {cell!r} is not of the type of the rows before it."
-                raise pa.ArrowInvalid(text) from None
-        raise
 
 
 def _parquet(file: Path) -> Iterator[pa.RecordBatch]:

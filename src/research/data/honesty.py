@@ -20,7 +20,9 @@ ALONE = 0.999  # of what there is to predict
 
 
 def warn(findings: list[str], text: str, *values: object) -> None:
-    """Says a finding on the screen, and keeps it for the run's record."""
+    """Says a finding on the screen, once, and keeps it for the run's record."""
+    if text % values in findings:
+        return
     findings.append(text % values)
     log.warning("warning    " + text, *values)
 

@@ -57,7 +57,7 @@ def assign(listing: Listing, rules: Rules) -> dict[str, Tensor]:
     """Sorted ids (n,) of each split. What is given stays as it is; the other splits are taken from the train rows.
 
     Raises:
-        UserError: too few rows or groups, or too few of a class to stratify.
+        UserError: too few rows or groups, too few of a class to stratify, or groups that given splits share.
     """
     given = np.zeros(len(listing.y), dtype=np.int8) if listing.given is None else listing.given
     ids = {name: np.flatnonzero(given == index) for index, name in enumerate(SPLITS)}
@@ -74,6 +74,8 @@ def assign(listing: Listing, rules: Rules) -> dict[str, Tensor]:
         ids["train"], ids["val"] = _hold_out(ids["train"], listing, rules, val / (train + val))
     if empty := [name for name in SPLITS if not len(ids[name])]:
         raise UserError(f"the split leaves no row for {' and '.join(empty)}: {len(listing.y)} rows are too few for it.")
+    if listing.group is not None:
+        _check_groups(ids, listing.group)
     return {name: torch.from_numpy(np.sort(part)) for name, part in ids.items()}
 
 
@@ -122,6 +124,17 @@ def _hold_out(ids: Any, listing: Listing, rules: Rules, share: float) -> tuple[A
     except ValueError as error:
         raise _too_few(ids, listing, 2) or UserError(_TOO_FEW.format(len(listing.y))) from error
     return kept, held
+
+
+def _check_groups(ids: dict[str, Any], group: np.ndarray[Any, Any]) -> None:
+    """Raises a UserError where splits that are given share groups."""
+    for first, second in (("train", "test"), ("val", "test"), ("train", "val")):
+        if len(both := np.intersect1d(group[ids[first]], group[ids[second]])):
+            rows = int(np.isin(group[ids[first]], both).sum())
+            raise UserError(
+                f"{len(both)} group(s) of data.group are in {first} and in {second} ({rows} of {len(ids[first])} "
+                f"{first} rows), which the data says itself. Take those rows out of {first}, or leave data.group out."
+            )
 
 
 def _fold(ids: Any, listing: Listing, rules: Rules) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ training rows; they are part of the spec, and with it of the run.
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import weakref
@@ -25,7 +26,7 @@ from torch import Tensor
 from research.data import honesty
 from research.data.base import Inputs
 from research.data.batches import Rows
-from research.data.columns import MAX_DISTINCT, Scan, encode, mark, plain
+from research.data.columns import MAX_DISTINCT, Scan, Unseen, as_text, encode, mark, plain
 from research.data.file_data import FileData, classes_of, place_of
 from research.data.files import batches, locate
 from research.data.spec import Column, Spec
@@ -34,8 +35,9 @@ from research.engine.disk_cache import kept
 from research.engine.errors import UserError, unknown
 from research.engine.values import PositiveInt
 
-FORMAT = 1  # of the files in the cache
+FORMAT = 2  # of the files in the cache
 MAX_CLASSES = 20  # whole numbers of more values than this are a regression
+INDEX = r"__index_level_\d+__|Unnamed: \d+|"  # names that pandas gives an index without one
 ID_LIKE = 0.5  # texts that differ in more than this share of rows are names, not categories
 KINDS = ("numeric", "categorical", "boolean", "date")
 
@@ -87,8 +89,7 @@ class TableData(FileData):
         cache = self.cache or {"folder": self._scratch(), "max_bytes": 0}
         place = Path(cache["folder"]) / f"{self.fingerprint[:32]}.table"
         table, _ = kept(place, int(float(cache["max_bytes"])), self._write, Stored)
-        for text in table.info["findings"]:
-            honesty.warn(self.findings, "%s", text)
+        self._tell(table.info["findings"])
         self.ids = self.divide(table.listing)
         self.spec = self.fitted or self._fit(table, self.ids["train"].numpy())
         kept_codes = _kept_codes(table.columns, self.spec.columns)
@@ -108,13 +109,20 @@ class TableData(FileData):
         """Rows of a file with their x, as far as they can be read, batch by batch."""
         assert self.fitted
         wanted = [column.name for column in self.fitted.columns]
+        unseen = Unseen()
         for batch in batches(path):
             self._need(batch, wanted, path)
             cells = {name: plain(batch.column(name), name, self.missing) for name in wanted}
             x, wrong = encode(self.fitted.columns, cells)
+            unseen.add(self.fitted.columns, x, cells)
             bad = {row for row, _ in wrong}
             good = torch.tensor([row for row in range(len(batch)) if row not in bad], dtype=torch.long)
             yield Inputs(batch, torch.from_numpy(x[good.numpy()].astype(np.float32)), good, wrong)
+        self._tell(unseen.told())
+
+    def _tell(self, findings: list[str]) -> None:
+        for text in findings:
+            honesty.warn(self.findings, "%s", text)
 
     def _write(self, place: Path) -> None:
         """Reads the files into the cache."""
@@ -128,7 +136,9 @@ class TableData(FileData):
             columns = self._columns({n: s for n, s in scans.items() if n not in self.special.values()}, findings)
             _check_cells(columns, scans, lambda row: place_of(sources, sizes, row))
         place.mkdir()
-        counts = [self._encode(place, index, source, columns, classes) for index, source in enumerate(sources)]
+        unseen = Unseen()  # of a run that is opened on other rows
+        counts = [self._encode(place, source, columns, classes, unseen) for source in sources]
+        findings += unseen.told()
         told = {"columns": [asdict(column) for column in columns], "classes": classes, "findings": findings}
         given = bool(self.special["split"]) or sources[0][0] >= 0
         marks = [name for name in ("group", "time") if self.special[name]]
@@ -221,7 +231,12 @@ class TableData(FileData):
         return columns
 
     def _encode(
-        self, place: Path, index: int, source: tuple[int, str, str], columns: list[Column], classes: tuple[str, ...]
+        self,
+        place: Path,
+        source: tuple[int, str, str],
+        columns: list[Column],
+        classes: tuple[str, ...],
+        unseen: Unseen,
     ) -> int:
         """Appends the rows of a source to the files of the cache; gives their number."""
         from pandas.core.util.hashing import hash_array
@@ -236,6 +251,7 @@ class TableData(FileData):
                 cells = {name: plain(batch.column(name), name, self.missing) for name in wanted}
                 where = _Place(path, num_rows)
                 x, wrong = encode(columns, cells)
+                unseen.add(columns, x, cells)
                 for row, why in wrong[:1]:
                     raise UserError(f"{locate(path, num_rows + row)}, {why}.")
                 y = self._labels(cells[self.target], classes, path, num_rows)
@@ -259,9 +275,8 @@ class TableData(FileData):
         if wrong or np.isnan(y).any() or (classes and (y < 0).any()):
             row = wrong[0][0] if wrong else int(np.flatnonzero(np.isnan(y[:, 0]) | (y[:, 0] < 0))[0])
             allowed = f"one of the classes {', '.join(classes[:10])}" if classes else "a number"
-            raise UserError(
-                f"{locate(path, before + row)}, column '{self.target}': {cell[row].as_py()!r} is not {allowed}."
-            )
+            text = as_text(cell)[row].as_py()  # as it was compared
+            raise UserError(f"{locate(path, before + row)}, column '{self.target}': {text!r} is not {allowed}.")
         return y[:, 0].astype(np.int64) if classes else y.astype(np.float32)
 
     def _given(self, cells: dict[str, pa.Array], given: int, path: str, before: int, num_rows: int) -> Any:
@@ -379,7 +394,9 @@ def _useless(scan: Scan, kind: str, asked: str | None) -> str:
         return "has one value and is left out"
     if asked:
         return ""
-    keep = f"; data.{kind}=[{scan.name}] keeps it"
+    keep = f"; data.{kind}=[{scan.name or repr('')}] keeps it"
+    if re.fullmatch(INDEX, scan.name):
+        return f"is the index of a data frame and is left out{keep}"
     if kind == "categorical" and scan.num_rows >= 20 and scan.distinct > min(ID_LIKE * scan.num_rows, MAX_DISTINCT):
         return f"differs from row to row, as an id or a free text does, and is left out{keep}"
     consecutive = scan.whole and scan.high - scan.low == scan.num_rows - 1 and not scan.num_missing

@@ -57,7 +57,7 @@ class TextFiles(FileData):
             before = len(columns.get("text", ()))
             for batch in batches(path, split):
                 for key, name in self._names(batch.schema.names, path).items():
-                    columns.setdefault(key, []).extend(_texts(batch.column(name), name, path))
+                    columns.setdefault(key, []).extend(_texts(batch.column(name), name, path, key))
             sizes.append(len(columns["text"]) - before)
         self._complete(columns, sources, sizes)
         classes, y = self._labels(columns["target"], sources, sizes)
@@ -120,10 +120,11 @@ class TextFiles(FileData):
         return classes, torch.tensor([codes[label] for label in labels])
 
 
-def _texts(column: pa.Array, name: str, path: str) -> list[str]:
-    """Cells as texts; empty where missing."""
+def _texts(column: pa.Array, name: str, path: str, key: str) -> list[str]:
+    """Cells as texts, a text as it is; empty where missing."""
     try:
         cells = plain(column, name, pa.array([], pa.string()))
     except UserError as error:
         raise UserError(f"'{path}': {error}") from error
-    return ["" if value is None else value for value in as_text(cells).to_pylist()]
+    cells = cells if key == "text" and pa.types.is_string(cells.type) else as_text(cells)
+    return ["" if value is None else value for value in cells.to_pylist()]

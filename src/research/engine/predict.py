@@ -141,9 +141,23 @@ def _writer(form: str, path: Path, schema: Any, stack: ExitStack) -> Callable[[A
         return lambda table: stream.writelines(
             json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist()
         )
+    import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
 
     kind: Any = pyarrow.csv.CSVWriter if form == ".csv" else pyarrow.parquet.ParquetWriter
     writer = stack.enter_context(kind(str(path), schema))
-    return lambda table: writer.write_table(table.cast(schema))
+
+    def write(table: Any) -> None:
+        columns = []
+        for field, column in zip(schema, table.columns, strict=True):
+            try:
+                columns.append(column.cast(field.type))
+            except pa.ArrowException as error:
+                raise UserError(
+                    f"column '{field.name}' is {column.type} in some rows and {field.type} in those before, which a "
+                    f"{form} file cannot hold; remove it, or take output=....jsonl."
+                ) from error
+        writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+    return write
