@@ -23,7 +23,7 @@ class Raw:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         """Writes all of it."""
         left = memoryview(data)
         while left:
@@ -102,11 +102,15 @@ class Sealing:
     def __init__(self, file: Raw, facts: dict[str, Any]) -> None:
         self.file, self.facts, self.hash, self.held = file, facts, hashlib.sha256(), b""
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         """Holds the last two bytes back, which at the end are the length of the archive's comment."""
-        whole = self.held + bytes(data)
-        self._put(whole[:-2])
-        self.held = whole[-2:]
+        if len(data) < 2:
+            data = self.held + bytes(data)
+        else:
+            self._put(self.held)
+        view = memoryview(data)
+        self._put(view[:-2])  # no copy: that would keep the training thread waiting
+        self.held = bytes(view[-2:])
         return len(data)
 
     def flush(self) -> None:
@@ -119,7 +123,7 @@ class Sealing:
         self._put((len(told) + 64).to_bytes(2, "little") + told)
         self.file.write(self.hash.hexdigest().encode())
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes | memoryview) -> None:
         self.hash.update(data)
         self.file.write(data)
 
