@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins import CheckpointIO
 from torch import Tensor
-from torch.serialization import get_crc32_options, set_crc32_options
 
 from research.engine.durable import PART, Sealing, content, facts, link, replace
 from research.engine.errors import UserError, trace
@@ -146,14 +145,10 @@ class Files(CheckpointIO):
 
         def write(file: Any) -> None:
             sealing: Any = Sealing(file, said)
-            before = get_crc32_options()
-            set_crc32_options(False)  # which would cost more than the hash, and says less
             try:
                 torch.save(checkpoint, sealing)
             except RuntimeError as error:  # by which torch says that it could not end a file that could not be written
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
-            finally:
-                set_crc32_options(before)
             sealing.close()
 
         first, *others = paths
