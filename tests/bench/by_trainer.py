@@ -1,6 +1,6 @@
 """Fine-tuning with transformers' Trainer, on the same texts, weights, split and number of epochs as ours.
 
-python tests/bench/by_trainer.py OUT frozen|full EPOCHS default|grouped
+python tests/bench/by_trainer.py OUT frozen|full EPOCHS default|grouped [bf16]
 """
 
 import json
@@ -20,7 +20,7 @@ FRACTIONS = [0.8, 0.04, 0.16]
 RATES = {"frozen": 3e-3, "full": 5e-5}
 
 
-def main(out: str, what: str, epochs: str, sampling: str) -> None:
+def main(out: str, what: str, epochs: str, sampling: str, precision: str = "") -> None:
     data = Docstrings(
         PACKAGES,
         batch_size=32,
@@ -52,6 +52,7 @@ def main(out: str, what: str, epochs: str, sampling: str) -> None:
             per_device_eval_batch_size=32,
             report_to="none",
             use_cpu=not torch.cuda.is_available(),
+            bf16=precision == "bf16",
             **more,
         )
         trainer = Trainer(

@@ -1,16 +1,20 @@
 """`make bench`: fine-tuning against transformers' Trainer: the same texts, weights, split, epochs and machine.
 
 Whole processes, from the command to the result. One pair each: the peer's take minutes. Nothing is asserted.
+
+    python tests/bench/finetune.py [commands sweep accuracies speed]
 """
 
 import json
+import os
+import sys
 import tempfile
 from pathlib import Path
 
 from by_trainer import FRACTIONS, PACKAGES
 from rich.console import Console
 from rich.table import Table
-from spine import timed
+from spine import ROOT, timed
 
 DATA = (f"data.packages=[{','.join(PACKAGES)}]", f"data.fractions={FRACTIONS}".replace(" ", ""))
 LIKE_FOR_LIKE = ("data.split=random", "data.duplicates=true")
@@ -24,6 +28,40 @@ def ours(place: Path, *words: str, split: tuple[str, ...] = LIKE_FOR_LIKE) -> tu
         run = f"hydra.run.dir={folder}"
         seconds = timed("src/train.py", "model=bert", *DATA, *split, f"cache.folder={place}", run, *words)
         return seconds, json.loads((Path(folder) / "metrics.json").read_text())["test/acc"]
+
+
+def commands() -> None:
+    """The README's commands as they stand; bert-base-uncased with random weights of the real shape, so no accuracy."""
+    from conftest import in_cache
+    from transformers import BertConfig
+
+    base = "model.pretrained=bert-base-uncased"
+    table = Table("python src/train.py", "s", "test accuracy")
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        in_cache(place / "hub", "bert-base-uncased", BertConfig())
+        os.environ["HF_HOME"] = str(place / "hub")
+        for words in (
+            ("model=bert", "optimizer=adam"),
+            ("model=bert", "finetune=head"),
+            ("model=bert", "finetune=gradual"),
+            ("model=bert", "finetune=lora"),
+            ("model=bert", base, "trainer.max_epochs=1"),
+            ("experiment=bert_base_frozen_head",),
+            ("experiment=pretrain_then_finetune",),
+            ("model=bert", "finetune=head", "model.pooling=native"),
+        ):
+            run = place / str(table.row_count)
+            seconds = timed("src/train.py", *words, f"cache.folder={place}/cache", f"hydra.run.dir={run}")
+            accuracy = json.loads((run / "metrics.json").read_text())["test/acc"]
+            random = base in words or words[0] == "experiment=bert_base_frozen_head"
+            cells = " ".join(words), f"{seconds:.0f}", "random weights" if random else f"{accuracy:.3f}"
+            CONSOLE.log(*cells)
+            table.add_row(*cells)
+        exported = timed("src/export.py", f"run={run}", "format=hf")
+        assert (run / "export/hf/model.safetensors").is_file()
+        table.add_row("(src/export.py run=... format=hf, of the last)", f"{exported:.0f}", "")
+    CONSOLE.print(table)
 
 
 def theirs(*words: str) -> tuple[float, float]:
@@ -45,6 +83,10 @@ def speed() -> None:
             our = ours(Path(cache), "finetune=head", f"trainer.max_epochs={epochs}", "optimizer.lr=3e-3")
         for sampling, aim in zip(("default", "grouped"), aims, strict=True):
             row(table, f"frozen base, {epochs} epochs, peer {sampling}", our, theirs("frozen", epochs, sampling), aim)
+    with tempfile.TemporaryDirectory() as cache:
+        half = "trainer.precision=bf16-mixed"
+        our = ours(Path(cache), "finetune=head", "trainer.max_epochs=3", "optimizer.lr=3e-3", half)
+    row(table, "the same in bf16, 3 epochs, peer grouped", our, theirs("frozen", "3", "grouped", "bf16"), "")
     with tempfile.TemporaryDirectory() as cache:
         our = ours(Path(cache), "trainer.max_epochs=2", "optimizer.lr=5e-5")
     row(table, "everything learns, 2 epochs", our, theirs("full", "2", "default"), ">= 2")
@@ -77,11 +119,12 @@ def accuracies() -> None:
     CONSOLE.print(table)
 
 
-def main() -> None:
-    sweep()
-    accuracies()
-    speed()
+def main(parts: list[str]) -> None:
+    measures = {"commands": commands, "sweep": sweep, "accuracies": accuracies, "speed": speed}
+    for part in parts or measures:
+        measures[part]()
 
 
 if __name__ == "__main__":
-    main()
+    sys.path.insert(0, str(ROOT / "tests"))
+    main(sys.argv[1:])

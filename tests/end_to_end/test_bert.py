@@ -30,6 +30,11 @@ def test_cached_outputs_give_the_metrics_of_no_cache(command: Command, tmp_path:
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 1
     other = command("train", *words, "data.max_length=8", folder=tmp_path / "other")
     assert "frozen base computed" in other.out
+    half = "trainer.precision=bf16-mixed"
+    rounded = command("train", *words, half, folder=tmp_path / "half")
+    assert "frozen base computed" in rounded.out  # in the run's own precision
+    plain_half = command("train", *words, half, "cache=null", folder=tmp_path / "plain half")
+    assert rounded.json("metrics.json") == pytest.approx(plain_half.json("metrics.json"), abs=5e-3)
 
 
 def test_a_damaged_cache_is_computed_anew_and_the_oldest_goes(command: Command, tmp_path: Path) -> None:

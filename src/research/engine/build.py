@@ -102,7 +102,7 @@ def build(
     if state:
         task.load_state_dict(state["state_dict"])
     if cfg.cache and usable(net, data, plan):
-        fill(net, data, Path(cfg.cache.folder), int(cfg.cache.max_bytes), trainer.strategy.root_device)
+        fill(net, data, Path(cfg.cache.folder), int(cfg.cache.max_bytes), trainer)
     if cfg.compile:
         net.compile()  # in place, which leaves the names in a checkpoint as they are
     return Parts(data, task, trainer, plan)
@@ -164,6 +164,7 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message="Found .* module.* in eval mode at the start of training")  # the plan's
     warnings.filterwarnings("ignore", message="`training_step` returned `None`")  # see memory.py
+    warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")  # sizes in 32 bits
     # of a resumed run
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")  # exactly
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")

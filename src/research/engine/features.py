@@ -1,7 +1,7 @@
 """What a frozen base outputs, computed once and kept on disk: for every epoch, every run of a sweep, every later run.
 
-The key is the content: weights and configuration of the base, token ids, pooling, library versions. The files hold
-tensors only (safetensors).
+The key is the content: weights and configuration of the base, token ids, pooling, precision, library versions. The
+files hold tensors only (safetensors).
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from lightning import Trainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -32,22 +33,29 @@ def usable(network: Any, data: Data, plan: Finetune) -> bool:
     return frozen and all(isinstance(rows, Tokens) for rows in data.rows.values())
 
 
-def fill(network: Any, data: Data, folder: Path, max_bytes: int, device: torch.device) -> None:
-    """Puts the features of every row into `data.features`, from the disk or computed now."""
+def fill(network: Any, data: Data, folder: Path, max_bytes: int, trainer: Trainer) -> None:
+    """Puts the features of every row into `data.features`, from the disk or computed now, as `trainer` would.
+
+    Args:
+        folder: of the cache.
+        max_bytes: that it may hold.
+    """
     start = time.perf_counter()
+    network = trainer.precision_plugin.convert_module(network)
 
     def make(path: Path) -> None:
-        save_file({name: _features(network, rows, device) for name, rows in data.rows.items()}, path)
+        save_file({name: _features(network, rows, trainer) for name, rows in data.rows.items()}, path)
 
-    path = folder / f"{_key(network, data)}.safetensors"
+    path = folder / f"{_key(network, data, trainer.precision)}.safetensors"
     data.features, found = kept(path, max_bytes, make, load_file)
     how, seconds = "read" if found else "computed", time.perf_counter() - start
     log.info("features   of the frozen base %s in %.1f s; each epoch now trains the head alone", how, seconds)
 
 
-def _key(network: Any, data: Data) -> str:
+def _key(network: Any, data: Data, precision: str) -> str:
     content = hashlib.sha256()
-    versions = (torch.__version__, transformers.__version__, network.pooling, network.base.config.to_json_string())
+    versions = (torch.__version__, transformers.__version__)
+    versions += (network.pooling, network.base.config.to_json_string(), precision)
     content.update(repr(versions).encode())
     for name, tensor in sorted(network.base.state_dict().items()):
         content.update(name.encode())
@@ -61,14 +69,16 @@ def _key(network: Any, data: Data) -> str:
 
 
 @torch.inference_mode()
-def _features(network: Any, rows: Any, device: torch.device, batch_size: int = 32) -> Tensor:
+def _features(network: Any, rows: Any, trainer: Trainer, batch_size: int = 32) -> Tensor:
     """(N, H), computed in batches of texts of like length."""
+    device = trainer.strategy.root_device
     network.eval().to(device)
     order = rows.lengths.argsort(stable=True)
     made = []
     for index in order.split(batch_size):
         x, _ = rows[index]
-        made.append(network.features({name: value.to(device) for name, value in x.items()}).float().cpu())
+        with trainer.precision_plugin.forward_context():
+            made.append(network.features({name: value.to(device) for name, value in x.items()}).float().cpu())
     found = torch.empty(len(rows), made[0].shape[1])
     found[order] = torch.cat(made)
     return found
