@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Command
@@ -29,6 +30,7 @@ import research.engine.score
 from research.data.base import Data
 from research.engine.checkpoint import Files
 from research.engine.guard import Finite
+from research.engine.saving import Saving
 from research.tasks.supervised import Supervised
 
 pytestmark = pytest.mark.slow
@@ -113,11 +115,12 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path, kind: str) -> No
         pid = started(broken, *words)
         time.sleep(draw.uniform(0.2, 0.9) * length_s)
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert code in (-signal.SIGKILL, 0), out(broken)  # and not one that had failed by itself
         if (broken / "run.json").exists() and status(broken) == "finished":  # quicker than the first: begin anew
             assert_same_run(whole, broken)
-            broken = tmp_path / f"broken{kills}"
-        kills += 1
+            broken = tmp_path / f"broken{len(list(tmp_path.iterdir()))}"
+        kills += code == -signal.SIGKILL
     finished(broken, *words)
     print(f"KILL_SEED={SEED}")
     assert_same_run(whole, broken)
@@ -156,7 +159,9 @@ MOMENTS: dict[str, tuple[Any, str, Callable[..., bool], int | None]] = {
     "set-up": (research.engine.fit, "build", lambda *_: True, None),
     "sanity check": (Supervised, "validation_step", lambda *_: True, None),
     "fit": (Supervised, "training_step", within(1, 5), 26),
+    "logged step": (Supervised, "training_step", within(1, 9), 30),
     "last batch": (Supervised, "training_step", within(1, 19), 40),
+    "epoch end": (Saving, "_is_best", lambda saving, trainer: trainer.current_epoch == 1, 40),
     "validation": (Supervised, "validation_step", validates, 40),
     "saving": (Files, "_write", saves_second_epoch, None),
     "test": (Supervised, "test_step", lambda *_: True, 60),
@@ -248,6 +253,49 @@ def test_a_disk_that_stays_full_ends_the_run_with_its_last_good_checkpoint(tmp_p
     assert_same_run(whole, run)
 
 
+def test_a_disk_too_full_for_curves_is_a_warning(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def fault() -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        real, failed = RecordWriter.write, []
+
+        def write(writer: Any, data: bytes) -> None:
+            if len(failed) < 2 and b"val/loss" in data:
+                failed.append(True)
+                raise OSError(28, "No space left on device")
+            real(writer, data)
+
+        put(RecordWriter, "write", write)
+
+    assert ended(started(run, *QUIET, "trainer.max_epochs=4", fault=fault)) == 0, out(run)
+    assert "NOT DRAWN  points of the curves cannot be written: [Errno 28]" in out(run)
+    assert status(run) == "finished"
+    assert [step for step, _ in scalars(run, "val/loss")][-1] == 79  # drawn again
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_lost_best_checkpoint_does_not_lose_the_run(tmp_path: Path, damage: str) -> None:
+    run, rising = tmp_path / "run", ("monitor=train/loss", "mode=max")  # the first epoch stays the best
+    stop = signalled(Supervised, "training_step", signal.SIGTERM, within(1, 5))
+    assert ended(started(run, *QUIET, *rising, "trainer.max_epochs=3", fault=stop)) == 128 + signal.SIGTERM
+    best = run / "checkpoints/best.ckpt"
+    best.write_bytes(best.read_bytes()[:1000]) if damage == "cut" else best.unlink()
+    finished(run)
+    assert ("'best.ckpt' is not used" in out(run)) == (damage == "cut")
+    assert torch.load(best, weights_only=True)["epoch"] == 1  # the best of those that are left
+    assert status(run) == "finished"
+
+
+def test_a_run_without_validation_killed_as_it_ends_has_its_last_as_its_best(tmp_path: Path) -> None:
+    run, words = tmp_path / "run", (*QUIET, "trainer.max_steps=7")
+    die = signalled(Saving, "_insist", signal.SIGKILL, lambda *_: True)
+    assert ended(started(run, *words, fault=die)) == -signal.SIGKILL
+    finished(run)
+    assert torch.load(run / "checkpoints/best.ckpt", weights_only=True)["global_step"] == 7
+
+
 def test_a_run_killed_at_its_very_start_is_on_record(tmp_path: Path, whole: Path) -> None:
     run = tmp_path / "run"
 
@@ -263,7 +311,7 @@ def test_a_run_killed_at_its_very_start_is_on_record(tmp_path: Path, whole: Path
     assert_same_run(whole, run)
 
 
-def spoilt(factor: float, when: Callable[..., bool], waits: bool = False) -> Callable[[], None]:
+def spoilt(factor: float, when: Callable[..., bool], waits: bool = False, batch_at: int = 7) -> Callable[[], None]:
     """A fault: the loss of a batch is multiplied; with `waits`, as on a device that is not asked in each step."""
 
     def fault() -> None:
@@ -271,7 +319,7 @@ def spoilt(factor: float, when: Callable[..., bool], waits: bool = False) -> Cal
 
         def loss_of(task: Any, batch: Any, batch_idx: int) -> tuple[torch.Tensor, int]:
             loss, rows = real(task, batch, batch_idx)
-            at = (task.trainer.current_epoch, batch_idx) == (1, 7)
+            at = (task.trainer.current_epoch, batch_idx) == (1, batch_at)
             return (loss * factor if at and task.training and when(task) else loss), rows
 
         def on_train_start(finite: Any, trainer: Any, task: Any) -> None:
@@ -317,13 +365,16 @@ def test_where_it_began_is_named(tmp_path: Path) -> None:
     assert "the first output that is not finite is that of net.hidden.4" in out(run)
 
 
-def test_a_bad_step_can_be_skipped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [7, 0])
+def test_a_bad_step_can_be_skipped(tmp_path: Path, batch: int) -> None:
     run = tmp_path / "run"
-    words = (*QUIET, "trainer.max_epochs=3", "callbacks.finite.policy=skip", *CNN)
-    assert ended(started(run, *words, fault=spoilt(float("inf"), lambda task: True))) == 0, out(run)
-    assert "skipped    step 27" in out(run)
-    assert scalars(run, "train/skipped") == [(39, 1.0), (59, 1.0)]
+    words = (*QUIET, *CNN, "trainer.max_epochs=2", "callbacks.finite.policy=skip")
+    fault = spoilt(float("inf"), lambda task: True, batch_at=batch)
+    assert ended(started(run, *words, fault=fault)) == 0, out(run)
+    assert f"skipped    step {20 + batch}" in out(run)
+    assert scalars(run, "train/skipped") == [(39, 1.0)]
     assert all(value == value for _, value in scalars(run, "train/loss"))
+    assert last(run)["seen"][1] == len(np.load(run / "splits.npz")["train"]) - 64  # rows of this epoch, but a batch
     assert all(torch.isfinite(value).all() for value in last(run)["state_dict"].values())
 
 
@@ -360,7 +411,7 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_gradients(
     tmp_path: Path, where: str, accumulate: int, steps: int
 ) -> None:
     # ends three steps after the first that is cut: a longer run would show how training magnifies the last digit
-    words = (*QUIET, f"trainer.max_steps={steps}", "optimizer=sgd", "model.dropout=0")
+    words = (*QUIET, f"trainer.max_steps={steps}", "optimizer=sgd", "model.dropout=0", "augment=images")
     words += (f"trainer.accumulate_grad_batches={accumulate}",)
     plain = finished(tmp_path / "plain", *words)
 
@@ -421,19 +472,21 @@ def test_workers_outlive_a_signal_to_the_whole_group(tmp_path: Path) -> None:
     assert last(run)["global_step"] == 4
 
 
-def test_two_processes_stop_together(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    words = ["trainer=ddp", *QUIET, "trainer.max_epochs=500", "callbacks.early_stopping.patience=500"]
+def test_two_processes_stop_together_and_go_on_as_if_they_had_not(command: Command, tmp_path: Path) -> None:
+    run, words = tmp_path / "run", ["trainer=ddp", *OFTEN, "trainer.max_epochs=3"]
+    whole = command("train", *words, folder=tmp_path / "whole")
     with out_of(run).open("w") as file:
-        command = [sys.executable, "src/train.py", *words, f"hydra.run.dir={run}"]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
+        words = [sys.executable, "src/train.py", *words, f"hydra.run.dir={run}"]
+        process = subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file)
         while not (run / "checkpoints/last.ckpt").exists():
             assert process.poll() is None, out(run)
-            time.sleep(0.05)
+            time.sleep(0.01)
         process.send_signal(signal.SIGTERM)  # to the first of the two alone
         assert process.wait(timeout=60) == 128 + signal.SIGTERM, out(run)
     assert status(run) == "stopped"
-    assert last(run)["global_step"] > 0
+    assert 0 < last(run)["global_step"] < 60
+    command("train", f"resume={run}")
+    assert_same_run(whole.folder, run)
 
 
 def test_a_run_is_made_again(command: Command, tmp_path: Path) -> None:
@@ -443,11 +496,13 @@ def test_a_run_is_made_again(command: Command, tmp_path: Path) -> None:
     run = command("train", *words, "trainer.accelerator=cpu", folder=tmp_path / "run")
     again = command("reproduce", f"run={run.folder}")
     assert "identical  all metrics, and the weights of the best checkpoint, bit for bit" in again.out
-    rows.write_text(rows.read_text().replace("7,0", "7,1"))
+    before = rows.read_text()
+    rows.write_text(before.replace("7,0", "7,1"))
     other = command("reproduce", f"run={run.folder}", ok=False)
     assert other.code == 1
     assert "differs    data: its content" in other.out
     assert "error: not the same: val/loss" in other.out
+    rows.write_text(before)
     command("evaluate", f"run={run.folder}")  # the run itself is as it was
 
 

@@ -178,23 +178,6 @@ def test_a_run_folder_is_not_written_over(command: Command) -> None:
     assert f"resume={run.folder}" in again.out
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_is_told_and_leaves_its_code(tmp_path: Path, number: int, code: int) -> None:
-    folder = tmp_path / "run"
-    words = [sys.executable, "src/train.py", "trainer.max_epochs=500", f"hydra.run.dir={folder}"]
-    words.append("callbacks.early_stopping.patience=500")
-    with (tmp_path / "out").open("w") as out:
-        process = subprocess.Popen(words, cwd=ROOT, stdout=out, stderr=out)
-        while not (folder / "checkpoints/last.ckpt").exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(number)
-        assert process.wait(timeout=60) == code
-    record = json.loads((folder / "run.json").read_text())
-    assert record["status"] == "stopped"
-    assert f"stopped by {signal.Signals(number).name}" in (tmp_path / "out").read_text()
-
-
 def test_the_newest_good_checkpoint_is_taken(command: Command) -> None:
     run = command("train", "trainer.max_epochs=2")
     path = run.folder / "checkpoints/last.ckpt"

@@ -75,6 +75,26 @@ def test_no_fault_of_a_save_loses_the_last_good_one(tmp_path: Path, how: str, be
         assert sorted(path.name for path in (run / FOLDER).iterdir()) == ["best.ckpt", "last-1.ckpt", "last.ckpt"]
 
 
+def test_a_damaged_best_is_put_aside_before_it_is_wanted(tmp_path: Path) -> None:
+    files = Files()
+    saved(tmp_path, 1, files, best=True)
+    saved(tmp_path, 2, files)
+    best = path_of(tmp_path, "best")
+    best.write_bytes(best.read_bytes()[:-100] + b"x" * 100)
+    assert_whole(tmp_path, (2,))
+    assert not best.exists()
+
+
+def test_a_copy_is_written_when_it_is_begun(tmp_path: Path) -> None:
+    files = Files()
+    files.save_checkpoint(a_checkpoint(1), path_of(tmp_path, "last"), {"names": ["last.ckpt"], "keep": 2})
+    assert files.waiting
+    assert not path_of(tmp_path, "last").exists()
+    files.begin()
+    files.wait()
+    assert_whole(tmp_path, (1,))
+
+
 def test_failures_in_a_row_are_counted_and_forgotten(tmp_path: Path) -> None:
     files = Files()
     assert saved(tmp_path, 1, files)

@@ -82,6 +82,14 @@ def test_callbacks_may_be_stacked(tmp_path: Path) -> None:
         ("optimizer=sgd optimizer.momentum=0", "optimizer: Nesterov momentum requires"),
         ("callbacks=default trainer.limit_val_batches=0", "leaves no val/ metrics"),
         ("callbacks=default trainer.check_val_every_n_epoch=2", "no epoch would be validated"),
+        ("scheduler=plateau monitor=train/loss", "looks right after each validation; take a metric of val/"),
+        (
+            "trainer.accumulate_grad_batches=3 trainer.val_check_interval=7",
+            "within a step of accumulate_grad_batches=3",
+        ),
+        ("trainer.accumulate_grad_batches=3 trainer.val_check_interval=0.5", "a multiple of it, 30 say"),
+        ("trainer=ddp finetune.unfreeze=[0]", "finetune.unfreeze changes what learns"),
+        ("trainer=ddp callbacks=default callbacks.finite.policy=rollback", "begins the fit anew"),
         ("callbacks=default ~callbacks.checkpoint", "callbacks.checkpoint saves what every run needs"),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -82,7 +83,8 @@ class Data(LightningDataModule):
         trainer: Any = self.trainer
         loader = trainer.train_dataloader
         index = loader.sampler.shares()[batch_idx]
-        batch = trainer.strategy.batch_to_device(loader.dataset[index])
+        # not by the strategy, which would augment it
+        batch = move_data_to_device(loader.dataset[index], trainer.strategy.root_device)
         return index, self._augmented(batch, trainer, batch_idx)
 
     def _loader(self, split: str, seed: int | None) -> DataLoader[Any]:

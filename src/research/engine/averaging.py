@@ -1,5 +1,6 @@
 """Weight averaging over the tail of a run, on Lightning's own averaging callback."""
 
+import math
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -24,8 +25,8 @@ class TailAveraging(WeightAveraging):
         self.num_epochs, self.num_steps = 1, 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.num_epochs = trainer.max_epochs or 1
-        self.num_steps = max(1, int(trainer.estimated_stepping_batches) // self.num_epochs)
+        self.num_steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        self.num_epochs = math.ceil(trainer.estimated_stepping_batches / self.num_steps)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         # at the last step of an epoch rather than at its end, which is after validation

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from research.data.base import Data
 from research.data.spec import Spec
@@ -98,11 +98,15 @@ def build(
             scheduler=make(cfg.scheduler),
         )
         problems += _unwatched(cfg, task.logged)
+    if trainer.world_size > 1:
+        problems += _alone(cfg, plan)
     _raise(problems)
     if state:
         task.load_state_dict(state["state_dict"])
     if cfg.cache and usable(net, data, plan):
-        fill(net, data, Path(cfg.cache.folder), int(cfg.cache.max_bytes), trainer)
+        with _blame(problems, "cache"):
+            fill(net, data, Path(cfg.cache.folder), int(cfg.cache.max_bytes), trainer)
+        _raise(problems)
     if cfg.compile:
         net.compile()  # in place, which leaves the names in a checkpoint as they are
     return Parts(data, task, trainer, plan)
@@ -177,6 +181,20 @@ def _precision(given: str) -> str:
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
 
 
+def _alone(cfg: DictConfig, plan: Finetune) -> Iterator[str]:
+    """Settings that several processes cannot have."""
+    if plan.unfreeze:  # gradients are exchanged for what learns when the fit begins
+        yield (
+            "finetune.unfreeze changes what learns during the run, which several processes cannot follow; take one "
+            "(trainer.devices=1), or finetune=full, head or lora."
+        )
+    if OmegaConf.select(cfg, "callbacks.finite.policy") == "rollback":
+        yield (
+            "callbacks.finite.policy=rollback begins the fit anew, which several processes cannot do together; take "
+            "one (trainer.devices=1), or policy=stop or skip."
+        )
+
+
 def _unwatched(cfg: DictConfig, logged: set[str]) -> Iterator[str]:
     """Every `monitor` that names a metric nobody logs, and settings under which nothing is logged or saved."""
     trainer, callbacks = cfg.trainer, dict(cfg.get("callbacks") or {})
@@ -187,9 +205,18 @@ def _unwatched(cfg: DictConfig, logged: set[str]) -> Iterator[str]:
     logged = logged if validates else {name for name in logged if not name.startswith("val/")}
     for path, node in [("scheduler", cfg.scheduler), *((f"callbacks.{key}", node) for key, node in callbacks.items())]:
         name = node.get("monitor")
+        if path == "scheduler" and name is not None and not str(name).startswith("val/"):
+            yield f"scheduler.monitor={name}: the schedule looks right after each validation; take a metric of val/."
         if name is not None and name not in logged:
             why = "" if validates else " (trainer.limit_val_batches=0 leaves no val/ metrics)"
             yield f"{path}.monitor: {unknown('logged metric', name, logged)}{why}"
+    apart, interval = trainer.get("accumulate_grad_batches") or 1, trainer.get("val_check_interval") or 1.0
+    whole = isinstance(interval, int) and interval % apart == 0 and trainer.get("check_val_every_n_epoch")
+    if apart > 1 and interval != 1.0 and not whole:  # what is half done would be in no checkpoint
+        yield (
+            f"trainer.val_check_interval={interval} may validate within a step of accumulate_grad_batches={apart} "
+            f"batches; take a number of batches that is a multiple of it, {10 * apart} say."
+        )
     if callbacks and "checkpoint" not in callbacks:
         yield "callbacks.checkpoint saves what every run needs; it cannot be left out."
 

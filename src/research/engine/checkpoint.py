@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.plugins import CheckpointIO
 from torch import Tensor
 
-from research.engine.durable import PART, Sealing, content, facts, link, replace
+from research.engine.durable import PART, Sealing, content, facts, link, replace, sync
 from research.engine.errors import UserError, trace
 
 log = logging.getLogger(__name__)
@@ -42,15 +42,19 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"the checkpoint '{path}' is damaged: {error}.") from error
 
 
-def newest(run: Path) -> tuple[Path, dict[str, Any]]:
+def newest(run: Path, tidy: bool = True) -> tuple[Path, dict[str, Any]]:
     """The good checkpoint of a run that is furthest on, and its content.
 
-    Files that are damaged are told, and put aside under another name, so that no good one is ever replaced by one.
+    Files that are damaged are told, and put aside under another name, so that no good one is ever replaced by one:
+    those that are tried, and the best and the last in any case.
+
+    Args:
+        tidy: whether no other process may be writing there.
 
     Raises:
         UserError: there is no good one; the reason for each file is told.
     """
-    for part in (run / FOLDER).glob(f"*{PART}"):  # of a process that was killed
+    for part in (run / FOLDER).glob(f"*{PART}") if tidy else ():  # of a process that was killed
         part.unlink()
     found, reasons = [], []
     for path in sorted((run / FOLDER).glob("*.ckpt")):
@@ -59,11 +63,17 @@ def newest(run: Path) -> tuple[Path, dict[str, Any]]:
             found.append((said["step"], said["epoch"], said["batch"], path.name == LAST, path))
         except Exception as error:  # of whatever stands there
             reasons.append(_put_aside(path, str(error)))
+    chosen: tuple[Path, dict[str, Any]] | None = None
     for *_, path in sorted(found, reverse=True):
         try:
-            return path, load(path)
-        except UserError as error:
+            if chosen is None:
+                chosen = path, load(path)
+            elif path.name in (BEST, LAST) and not path.samefile(chosen[0]):
+                content(path)
+        except (UserError, ValueError) as error:
             reasons.append(_put_aside(path, str(error)))
+    if chosen:
+        return chosen
     raise UserError(f"'{run}' has no checkpoint to go on from. {' '.join(reasons)}".strip())
 
 
@@ -77,7 +87,8 @@ def _put_aside(path: Path, why: str) -> str:
 class Files(CheckpointIO):
     """Writes checkpoints beside the training: copied at once, and written, hashed and put in place by a thread.
 
-    A save that fails leaves the files as they were. It is a warning, and `failures` counts those in a row.
+    The thread waits for `begin`. A save that fails leaves the files as they were. It is a warning, and `failures` counts
+    those in a row.
     """
 
     def __init__(self) -> None:
@@ -85,6 +96,7 @@ class Files(CheckpointIO):
         self.failures = 0
         self.error: OSError | None = None
         self.written: dict[str, int] = {}  # the step of each file that this process put in place
+        self.waiting = False  # a copy is made and is not being written yet
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._work: Future[None] | None = None
         self._copy = Copy()
@@ -95,7 +107,8 @@ class Files(CheckpointIO):
         return self._work is not None and not self._work.done()
 
     def wait(self) -> None:
-        """Until what is being written is in its place, or has failed."""
+        """Until what is saved is in its place, or has failed."""
+        self.begin()
         work, self._work = self._work, None
         if work:
             work.result()
@@ -106,7 +119,7 @@ class Files(CheckpointIO):
         self._work = self._thread.submit(self._copy.reserve, checkpoint)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Copies a checkpoint and begins to write it.
+        """Copies a checkpoint, which is written when `begin` is called.
 
         Args:
             storage_options: `names`, all the files of the folder that shall be this checkpoint, in the order in which
@@ -120,13 +133,16 @@ class Files(CheckpointIO):
                 raise self.error
             return
         names = [Path(path).with_name(name) for name in storage_options["names"]]
-        self._last = taken, names, storage_options["keep"]
-        self._work = self._thread.submit(self._write, *self._last)
+        self._last, self.waiting = (taken, names, storage_options["keep"]), True
 
-    def again(self, *names: str) -> None:
-        """Writes the last checkpoint once more, now; under other names than before when they are given."""
-        taken, paths, keep = self._last
-        self._write(taken, [paths[0].with_name(name) for name in names] or paths, keep)
+    def begin(self) -> None:
+        """Has the last copy written, where that has not begun."""
+        if self.waiting:
+            self.waiting, self._work = False, self._thread.submit(self._write, *self._last)
+
+    def again(self) -> None:
+        """Writes the last checkpoint once more, now."""
+        self._write(*self._last)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         self.wait()
@@ -153,7 +169,9 @@ class Files(CheckpointIO):
 
         first, *others = paths
         try:
-            first.parent.mkdir(parents=True, exist_ok=True)
+            if not first.parent.is_dir():
+                first.parent.mkdir(parents=True)
+                sync(first.parent.parent)
             newest = any(path.name == LAST for path in paths)
             replace(first, write, before=lambda: _rotate(first.parent, keep) if newest else None)
             self.written[first.name] = said["step"]

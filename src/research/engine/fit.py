@@ -11,8 +11,9 @@ from lightning.pytorch.tuner.tuning import Tuner
 from omegaconf import DictConfig, OmegaConf
 
 from research.engine.build import Parts, build
-from research.engine.checkpoint import FOLDER, newest
+from research.engine.checkpoint import FOLDER, newest, path_of
 from research.engine.describe import figure, write_page
+from research.engine.durable import link
 from research.engine.errors import UserError
 from research.engine.guard import RollBack
 from research.engine.launch import WORKER
@@ -25,6 +26,7 @@ from research.engine.resume import Resumed
 
 log = logging.getLogger(__name__)
 
+BACK = "rolled back"
 ENDED = {"running": "killed", "stopped": "asked to stop"}  # statuses in words
 
 
@@ -52,9 +54,12 @@ def fit(cfg: DictConfig, folder: Path, record: Record | None, was: str | None) -
         parts, start = _prepared(cfg, folder, record, was)
         try:
             parts.trainer.fit(parts.task, parts.data, ckpt_path=start, weights_only=True)
+            if record and not path_of(folder, "best").is_file():  # of a run that was never validated, the newest
+                link(path_of(folder, "last"), path_of(folder, "best"))
+            parts.trainer.strategy.barrier()
             return parts
         except RollBack as back:
-            lr, was = cfg.optimizer.lr * back.factor, "rolled back"
+            lr, was = cfg.optimizer.lr * back.factor, BACK
             log.warning("rolled back: %s Going on with optimizer.lr=%g", back, lr)
             cfg.optimizer.lr = lr
             if record:
@@ -71,7 +76,7 @@ def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | N
     if was and not any((folder / FOLDER).glob("*.ckpt")):
         log.info("resume     from the beginning; the run was %s before its first checkpoint", ENDED.get(was, was))
     elif was:
-        start, state = newest(folder)
+        start, state = newest(folder, tidy=record is not None)
         changed = changes(DictConfig(state["config"]), cfg)
         _check_resume(cfg, folder, state, was, changed)
     callbacks = [Resumed(changed, was == "finished" or bool(changed))] if start else []
@@ -85,9 +90,11 @@ def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | N
         parts.trainer.logger.restart(state["global_step"] if state else 0)
     if record:
         _tell_data(cfg, folder, record, parts, new=start is None)
-    if start is None:
+    if start is None and was != BACK:
         _search(cfg, folder, parts)
         saving.config = OmegaConf.to_container(cfg, resolve=True)
+    if record and (parts.plan.differs or hasattr(parts.task.net, "base")):
+        show(("part", "parameters", "", "rate"), parts.plan.table(parts.task.net, cfg.optimizer.lr))
     os.environ[WORKER] = str(folder)
     if record:
         record.begun = True
@@ -131,8 +138,6 @@ def _tell_data(cfg: DictConfig, folder: Path, record: Record, parts: Parts, new:
     _keep_data(parts, folder, new)
     sizes = ", ".join(f"{count} {split}" for split, count in data.num_rows.items())
     log.info("data       %s; %s", sizes, data.spec)
-    if parts.plan.differs:
-        show(("part", "parameters", "", "rate"), parts.plan.table(parts.task.net, cfg.optimizer.lr))
 
 
 def _keep_data(parts: Parts, folder: Path, new: bool) -> None:

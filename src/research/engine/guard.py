@@ -69,11 +69,14 @@ class Finite(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.waits = trainer.strategy.root_device.type != "cpu" and self.policy != "skip"
-        self._remember(pl_module)
+        self.good = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.first = None
-        self._remember(pl_module)
+        self.first = self.good = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.good is None:  # by now the task has begun to count the epoch
+            self._remember(pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Optimizer) -> None:
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.engine.check import check
 from research.engine.errors import UserError, trace
 from research.engine.reopen import pointed, reopened, with_values
-from research.engine.stop import Stopped, asked
+from research.engine.stop import SIGNAL, Stopped, asked
 
 CONF = Path(__file__).parents[3] / "conf"
 WORKER = "RESEARCH_RUN_FOLDER"  # set by a multi-process trainer for the processes it starts: the run they join
@@ -37,7 +37,8 @@ def launch(name: str) -> None:
     if folder := os.environ.get(WORKER):
         cfg = OmegaConf.load(Path(folder) / "config.yaml")
         assert isinstance(cfg, DictConfig)
-        sys.exit(_exit_code("train", cfg, Path(folder)))
+        code = _exit_code("train", cfg, Path(folder))
+        sys.exit(0 if code > SIGNAL else code)  # a stop is the first process's to tell, which a code would have killed
 
     OmegaConf.register_new_resolver("token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     args = get_args_parser().parse_args()
@@ -67,6 +68,8 @@ def launch(name: str) -> None:
     except OSError as error:
         _tell([f"the run's folder cannot be written: {error}."])
         sys.exit(1)
+    except Stopped as stopped:  # between the jobs of a sweep
+        sys.exit(stopped.code)
     if args.multirun:
         from research.engine.sweep import summarize
 

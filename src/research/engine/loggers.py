@@ -1,8 +1,10 @@
 """Where curves go: into the run folder itself, and a resumed run goes on with them, without overlap."""
 
 import csv
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+log = logging.getLogger(__name__)
+
 RESULT = ".result"
+
+
+@contextmanager
+def _lossy() -> Iterator[None]:
+    """Curves that cannot be written, on a full disk say, are a warning: training is worth more."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("NOT DRAWN  points of the curves cannot be written: %s", error)
 
 
 class TensorBoard(TensorBoardLogger):
@@ -29,11 +42,28 @@ class TensorBoard(TensorBoardLogger):
         self._kwargs["purge_step"] = step
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        super().log_metrics({name: value for name, value in _named(metrics).items() if name != "epoch"}, step)
+        with self._open():
+            super().log_metrics({name: value for name, value in _named(metrics).items() if name != "epoch"}, step)
 
     def save(self) -> None:
         """Puts the points on the disk, and no file of hyperparameters beside the run's own config."""
-        self.experiment.flush()
+        with self._open():
+            self.experiment.flush()
+
+    def finalize(self, status: str) -> None:
+        with self._open():
+            super().finalize(status)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """The thread that writes has ended when it fails; the next point opens another file."""
+        with _lossy():
+            try:
+                yield
+            except OSError:
+                self._experiment = None
+                self._kwargs.pop("purge_step", None)  # it would drop what was drawn since
+                raise
 
     @rank_zero_only
     def log_result(self, settings: dict[str, Any], metrics: dict[str, float], step: int) -> None:
@@ -71,13 +101,20 @@ class Csv(CSVLogger):
     def restart(self, step: int) -> None:
         """Drops the rows from `step` on, which a resumed run will write again."""
         path = Path(self.log_dir) / "metrics.csv"
-        rows = []
-        if path.is_file():
-            with path.open(newline="") as file:
+        before, rows = path.with_suffix(".before"), []
+        if path.is_file() and not before.is_file():  # else this was killed below
+            path.replace(before)  # as Lightning begins by deleting what is there
+        if before.is_file():
+            with before.open(newline="") as file:
                 rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
-        writer: Any = self.experiment  # begins by deleting the file
-        writer.metrics = [row for row in rows if int(row["step"]) < step]
+        writer: Any = self.experiment
+        writer.metrics = [row for row in rows if row.get("step", "").isdecimal() and int(row["step"]) < step]
         self.save()
+        before.unlink(missing_ok=True)
+
+    def save(self) -> None:
+        with _lossy():  # what is not written is kept for the next time
+            super().save()
 
 
 def _named(metrics: Mapping[str, Any]) -> dict[str, Any]:

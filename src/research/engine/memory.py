@@ -23,8 +23,9 @@ class Redo(Exception):
 class FitsMemory(LightningModule):
     """Halves the rows that go through the network at once until they fit; the optimizer step keeps all of its rows.
 
-    Gradients are those of the whole batch up to rounding, unless rows of a batch see one another (batch norm) or draw
-    random numbers. With several processes there is no such rescue, as they exchange gradients while they make them.
+    Gradients are those of the whole batch up to rounding, unless rows of a batch see one another (batch norm), draw
+    random numbers, or count by their class (class weights). With several processes there is no such rescue, as they
+    exchange gradients while they make them.
 
     Attributes:
         parts: into which each batch is cut.
@@ -78,11 +79,18 @@ class FitsMemory(LightningModule):
         try:
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         except SkipStep:
+            self._scaled_again()
             self.zero_grad()
         except Redo:
+            self._scaled_again()
             while self.redo:
                 self._again(batch_idx)
             self.optimizer_step(epoch, batch_idx, optimizer, lambda: torch.zeros((), device=self.device))
+
+    def _scaled_again(self) -> None:
+        """Has a scaler of 16-bit gradients forget that it has seen those of this step."""
+        if scaler := getattr(self.trainer.precision_plugin, "scaler", None):
+            scaler.update()
 
     def _again(self, last: int) -> None:
         """All batches of the step that ends with batch `last`."""

@@ -91,7 +91,7 @@ def recorded(
 
     A run that is on record as `running` while nobody holds its folder was killed.
 
-    A resume that is refused leaves the run as it was.
+    A resume that ends before training begins leaves the run as it was.
 
     Args:
         earlier: the record of the run that goes on, None for a new one.
@@ -127,14 +127,14 @@ def recorded(
 
     try:
         yield record
-    except Stopped as stopped:
-        close("stopped", str(stopped))
-        raise
     except BaseException as error:
-        close("failed", f"{type(error).__name__}: {error}".rstrip(": "))
-        if isinstance(error, UserError) and not record.begun:
+        if before and not record.begun:
             for name, written in before.items():
-                (folder / name).write_bytes(written)
+                replace(folder / name, lambda file, written=written: file.write(written))
+        elif isinstance(error, Stopped):
+            close("stopped", str(error))
+        else:
+            close("failed", f"{type(error).__name__}: {error}".rstrip(": "))
         raise
     close("finished", None)
 

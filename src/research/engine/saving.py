@@ -2,13 +2,14 @@
 
 import logging
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from research.engine.checkpoint import BEST, FOLDER, LAST, Files
+from research.engine.checkpoint import BEST, FOLDER, LAST, Files, path_of
 from research.engine.errors import UserError
 from research.engine.stop import Stopped, asked
 from research.engine.values import PositiveFloat, PositiveInt
@@ -22,8 +23,9 @@ BEGUN = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 class Saving(Checkpoint):
     """Keeps the best checkpoint by `monitor`, and the newest.
 
-    What is saved is always the state after a whole step. A thread writes a copy of it, which is kept in the host's
-    memory from the first step on: see `checkpoint.Files`.
+    What is saved is always the state after a whole step. A copy of it is made at once, in the host's memory, and a
+    thread writes that (`checkpoint.Files`) once Lightning has logged the step, so that no checkpoint is ahead of the
+    curves. A signal is heeded there as well.
 
     Args:
         monitor: a logged metric; looked at after each validation and each epoch.
@@ -49,6 +51,8 @@ class Saving(Checkpoint):
         self.config: dict[str, Any] = {}  # of the run, as it is now
         self.best: float | None = None
         self.claimed: tuple[float | None, int] | None = None  # the best before the last save, if that was of a better
+        self.files: Files | None = None
+        self.stop: int | None = None  # the signal at which to leave
         self.ends = False  # training was to end here
         self.validating = False  # what is saved now was being validated
         self.agreement = Agreement()
@@ -67,8 +71,18 @@ class Saving(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         asked.take()  # from Lightning, which would end the run without saving it
         asked.patient = True
+        # Lightning's processes ask one another in each step whether to stop; these are asked by `Agreement`
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         trainer.should_stop = self.ends
+        if not path_of(Path(trainer.default_root_dir), "best").is_file():  # damaged, and put aside
+            self.best = None
         self.saved_at, self.reserved = time.monotonic(), False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._proceed(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._proceed(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -76,6 +90,7 @@ class Saving(Checkpoint):
         loop = trainer.fit_loop.epoch_loop
         if not pl_module.automatic_optimization or loop._should_accumulate():  # what is fitted has no steps
             return
+        assert self.files is not None
         if self.files.failures >= self.attempts:
             raise UserError(f"training stops: {self.files.failures} saves in a row failed; {self.files.error}.")
         if not self.reserved:
@@ -86,47 +101,50 @@ class Saving(Checkpoint):
         assert fetcher is not None
         if trainer.is_last_batch or loop._should_check_val_fx(fetcher):
             return  # the validation, or the end of the epoch, belongs to the step
-        stop, due = self.agreement.of(trainer, asked.number, self.every_s, self.saved_at)
+        self.stop, due = self.agreement.of(trainer, asked.number, self.every_s, self.saved_at)
         due |= self.every_steps is not None and trainer.global_step % self.every_steps == 0
-        if stop or trainer.global_step == trainer.max_steps or (due and not self.files.busy):
+        waits = self.files.busy and trainer.world_size == 1  # of several processes only the first knows
+        if self.stop or trainer.global_step == trainer.max_steps or (due and not waits):
             self._save(trainer)
-        self._leave(stop)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if asked.number and asked.patient and trainer.world_size == 1:
+        if asked.number and asked.patient and trainer.world_size == 1 and pl_module.automatic_optimization:
             raise StopIteration  # leaves out the rest of the validation
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not asked.patient or not pl_module.automatic_optimization:
             return
-        if stop := self.agreement.of(trainer, asked.number, now=True)[0]:
+        self.stop = self.agreement.of(trainer, asked.number, now=True)[0]
+        if self.stop:
             self.validating = True
             self._save(trainer)
-            self._leave(stop)
+            self._proceed(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if asked.patient and pl_module.automatic_optimization and not trainer.is_last_batch:
+        ends = trainer.is_last_batch or trainer.should_stop  # then the epoch is what is saved
+        if asked.patient and pl_module.automatic_optimization and not ends:
             self._save(trainer, self._is_best(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_last_batch or trainer.should_stop:  # else max_steps ended the run within an epoch
             self.ends = trainer.should_stop
             self._save(trainer, self._is_best(trainer))
-        self._leave(self.agreement.of(trainer, asked.number, now=True)[0])
+        self.stop = self.agreement.of(trainer, asked.number, now=True)[0]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stop = self.agreement.of(trainer, asked.number, now=True)[0]
+        self._proceed(trainer)
         asked.patient = False
         self._insist()
         self._settle()
-        if self.best is None and trainer.is_global_zero:  # of a run that was never validated, the newest
-            self.files.again(BEST)
-            self._insist()
+        trainer.strategy.barrier()  # no process reads before all is written
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         asked.patient = False
-        self.files.wait()
+        if self.files:
+            self.files.wait()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
@@ -137,11 +155,23 @@ class Saving(Checkpoint):
 
     def _save(self, trainer: Trainer, best: bool = False) -> None:
         names = [BEST, LAST] if best else [LAST]
-        for logger in trainer.loggers:  # whose points must not be behind the checkpoint
-            logger.save()
         self.saved_at = time.monotonic()
         path = f"{trainer.default_root_dir}/{FOLDER}/{names[0]}"
         trainer.save_checkpoint(path, storage_options={"names": names, "keep": self.keep})
+
+    def _proceed(self, trainer: Trainer) -> None:
+        """Has what was saved written, now that the step before is logged; then leaves where a signal asked for it."""
+        assert self.files is not None
+        if self.files.waiting:
+            for logger in trainer.loggers:
+                logger.save()
+            self.files.begin()
+        if self.stop:
+            self.files.wait()
+            while self.files.error and self.files.failures < self.attempts:
+                self.files.again()
+            trainer.strategy.barrier()  # the first process to end would have the others ended
+            raise Stopped(self.stop)
 
     def _is_best(self, trainer: Trainer) -> bool:
         """Whether the monitor is better than ever; it is then the best from now on."""
@@ -159,6 +189,7 @@ class Saving(Checkpoint):
 
     def _settle(self) -> None:
         """Waits for the last save; a best that could not be written is none."""
+        assert self.files is not None
         self.files.wait()
         if self.claimed:
             before, step = self.claimed
@@ -168,16 +199,12 @@ class Saving(Checkpoint):
 
     def _insist(self) -> None:
         """Ends with the last save in its place."""
+        assert self.files is not None
         self.files.wait()
         while self.files.error:
             if self.files.failures >= self.attempts:
                 raise UserError(f"the result cannot be saved: {self.files.error}.")
             self.files.again()
-
-    def _leave(self, number: int | None) -> None:
-        if number:
-            self.files.wait()
-            raise Stopped(number)
 
 
 class Agreement:

@@ -7,6 +7,7 @@ loop finishes its step, saves, and leaves (`saving.py`). A second Ctrl-C always 
 import signal
 from types import FrameType
 
+SIGNAL = 128  # an exit code above it tells of a signal
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -24,7 +25,7 @@ class Stopped(BaseException):
     @property
     def code(self) -> int:
         """Of the process, as a shell gives it."""
-        return 128 + self.number
+        return SIGNAL + self.number
 
 
 class Asked:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 PRETRAIN = "pretrain"  # in the run's folder: the folder of the run before it
 # What a resumed run keeps: another network, split, order or idea of the best would make it another run.
-FIXED = ("model", "task", "seed", "data.", "monitor", "mode")
+FIXED = ("model", "finetune", "task", "seed", "data.", "monitor", "mode")
 FREE = ("data.batch_size", "data.num_workers", "data.cache")
 
 
@@ -51,7 +51,7 @@ def train(cfg: DictConfig, folder: Path, like: dict[str, Any] | None = None) -> 
             cfg.model.pretrained = os.path.relpath(folder / PRETRAIN)
         with recorded(folder, cfg, earlier, changed, like) as record:
             if cfg.pretrain:
-                _pretrain(list(cfg.pretrain), folder / PRETRAIN)
+                _pretrain([f"seed={cfg.seed}", *cfg.pretrain], folder / PRETRAIN)
             _run(cfg, folder, record, record.content["was"])
 
 
@@ -94,5 +94,6 @@ def _refuse(changed: Changes) -> None:
     if wrong:
         asked = ", ".join(f"{key}={changed[key][1]} (was {changed[key][0]})" for key in wrong)
         raise UserError(
-            f"a resumed run keeps its network, data, seed and monitor; this asks for {asked}. Start a new run."
+            f"a resumed run keeps its network, what of it learns, its data, seed and monitor; this asks for {asked}. "
+            "Start a new run."
         )
