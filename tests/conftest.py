@@ -13,6 +13,8 @@ import pytest
 
 # One thread a test, and a test a core: threads that wait for one another spin. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test reaches the hub, in a process of its own either: nobody listens there. Read when its library is imported.
+os.environ |= {"HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,6 +71,16 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, place / name)
     return place
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> list[str]:
+    """The words of a tiny BERT of random weights on eighty short texts."""
+    lines = [f"{['good', 'bad'][i % 2]} text {'very ' * (i % 5)}number {i},{'xy'[i % 2]}" for i in range(80)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *lines]))
+    sizes = "model.architecture={hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 16}"
+    data = ("data=text", f"data.path={tmp_path / 'texts.csv'}", "data.batch_size=16")
+    return ["model=bert", "model.pretrained=null", sizes, *data, f"cache.folder={tmp_path / 'cache'}"]
 
 
 def in_cache(home: Path, name: str, config: Any) -> Path:

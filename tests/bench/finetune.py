@@ -31,7 +31,7 @@ def ours(place: Path, *words: str, split: tuple[str, ...] = LIKE_FOR_LIKE) -> tu
 
 
 def commands() -> None:
-    """The README's commands as they stand; bert-base-uncased with random weights of the real shape, so no accuracy."""
+    """The README's commands; bert-base-uncased for one epoch, with random weights of the real shape: no accuracy."""
     from conftest import in_cache
     from transformers import BertConfig
 
@@ -100,6 +100,7 @@ def sweep() -> None:
         with tempfile.TemporaryDirectory() as place:
             where = (f"cache.folder={place}/cache", f"hydra.sweep.dir={place}/runs")
             seconds.append(timed("src/train.py", "-m", *words, *where, f"optimizer.lr={rates}"))
+            assert len(list(Path(place).glob("runs/**/metrics.json"))) == len(rates.split(","))
     one, eight = seconds
     CONSOLE.print(
         f"8 learning rates on the frozen base: {eight:.0f} s, one: {one:.0f} s, {eight / one:.2f} (aim <= 1.5)"

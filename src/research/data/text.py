@@ -106,15 +106,16 @@ def tokens(
     """
     name = source or PACKAGED
     made = tokenizer(name)
-    found, num_cut = _tokenised(name, max_length, texts)
+    limit = min(max_length, made.model_max_length)
+    found, num_cut = _tokenised(name, limit, texts)
     if num_cut:
-        log.info("texts      %d of %d are longer than %d tokens and are cut", num_cut, len(texts), max_length)
+        log.info("texts      %d of %d are longer than %d tokens and are cut", num_cut, len(texts), limit)
     rows: dict[str, Rows | Tokens] = {
         split: Tokens([found[i] for i in part], y[part], made.pad_token_id or 0) for split, part in ids.items()
     }
     spec = Spec(
         "text",
-        (len(made), max_length),
+        (len(made), limit),
         "class",
         classes,
         class_counts=tuple(torch.bincount(y[ids["train"]], minlength=len(classes)).tolist()) if "train" in ids else (),
@@ -133,23 +134,27 @@ def text_inputs(
         column_of: which of the names is the column of texts.
     """
     name = source or PACKAGED
-    pad = tokenizer(name).pad_token_id or 0
+    made, all_cut = tokenizer(name), 0
+    limit = min(max_length, made.model_max_length)
     for batch in batches(path):
         column = column_of(batch.schema.names)
         if column not in batch.schema.names:
             raise UserError(f"'{path}' lacks the column of texts: {unknown('column', column, batch.schema.names)}")
         texts = [str(value or "").strip() for value in batch.column(column).to_pylist()]
         good = torch.tensor([row for row, text in enumerate(texts) if text], dtype=torch.long)
-        found, _ = _tokenised.__wrapped__(name, max_length, tuple(texts[row] for row in good))
+        found, num_cut = _tokenised.__wrapped__(name, limit, tuple(texts[row] for row in good))
+        all_cut += num_cut
         wrong = [(row, f"column '{column}' is empty") for row, text in enumerate(texts) if not text]
-        yield Inputs(batch, Tokens(list(found), torch.zeros(len(good), dtype=torch.long), pad), good, wrong)
+        x = Tokens(list(found), torch.zeros(len(good), dtype=torch.long), made.pad_token_id or 0)
+        yield Inputs(batch, x, good, wrong)
+    if all_cut:
+        log.info("texts      %d are longer than %d tokens and are cut", all_cut, limit)
 
 
 @lru_cache(maxsize=2)  # the runs of a sweep ask alike
-def _tokenised(name: str, max_length: int, texts: tuple[str, ...]) -> tuple[tuple[Tensor, ...], int]:
-    """The ids of each text, (T,), of at most as many tokens as the tokenizer takes; and how many texts were cut."""
+def _tokenised(name: str, limit: int, texts: tuple[str, ...]) -> tuple[tuple[Tensor, ...], int]:
+    """The ids of each text, (T,), of at most `limit` tokens; and how many texts were cut."""
     made = tokenizer(name)
-    limit = min(max_length, made.model_max_length)
     ids = made(list(texts), verbose=False)["input_ids"]
     longer = [index for index, row in enumerate(ids) if len(row) > limit]
     if longer:

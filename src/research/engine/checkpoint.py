@@ -87,8 +87,8 @@ def _put_aside(path: Path, why: str) -> str:
 class Files(CheckpointIO):
     """Writes checkpoints beside the training: copied at once, and written, hashed and put in place by a thread.
 
-    The thread waits for `begin`. A save that fails leaves the files as they were. It is a warning, and `failures` counts
-    those in a row.
+    The thread waits for `begin`. A save that fails leaves the files as they were; it is a warning, and `failures`
+    counts those in a row.
     """
 
     def __init__(self) -> None:

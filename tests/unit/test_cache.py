@@ -1,0 +1,162 @@
+"""What a frozen base outputs, kept: by content, limited, safe between processes, and what the network computes."""
+
+import errno
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from composing import quick
+from faults import ended, forked
+from filelock import FileLock
+from torch import nn
+
+from research.data.augment import Nothing
+from research.engine.build import Parts, build
+from research.engine.disk_cache import kept
+from research.engine.errors import UserError
+from research.engine.features import _key, usable
+
+
+def told(caplog: pytest.LogCaptureFixture) -> str:
+    """How the last features came: computed or read."""
+    found = [r.getMessage() for r in caplog.records if r.getMessage().startswith("features")]
+    return found[-1].split("frozen base ")[1].split()[0]
+
+
+def made(texts: list[str], *words: str, folder: Path) -> Parts:
+    return build(quick(*texts, "finetune=head", *words), folder / "run")
+
+
+def test_features_are_what_the_network_computes_of_each_text(texts: list[str], tmp_path: Path) -> None:
+    parts = made(texts, folder=tmp_path)
+    assert set(parts.data.features) == {"train", "val", "test"}
+    net = parts.task.net.eval()
+    lengths = set()
+    for split, found in parts.data.features.items():
+        rows: Any = parts.data.rows[split]
+        lengths |= set(rows.lengths.tolist())
+        for index in range(len(rows)):
+            x, _ = rows[torch.tensor([index])]
+            torch.testing.assert_close(found[[index]], net.features(x), atol=1e-5, rtol=1e-5)
+    assert len(lengths) > 2  # in another order than the rows
+
+
+def test_the_key_is_the_content_and_not_the_split(
+    texts: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first = made(texts, folder=tmp_path)
+    assert told(caplog) == "computed"
+    again = made(texts, "data.split_seed=7", folder=tmp_path)
+    assert told(caplog) == "read"
+    assert not torch.equal(first.data.ids["train"], again.data.ids["train"])
+    for other in ("trainer.precision=bf16-mixed", "model.pooling=cls", "seed=1"):  # the seed gives other weights
+        made(texts, other, folder=tmp_path)
+        assert told(caplog) == "computed"
+    (tmp_path / "texts.csv").write_text((tmp_path / "texts.csv").read_text().replace("number 7,", "number seven,"))
+    made(texts, folder=tmp_path)
+    assert told(caplog) == "computed"
+
+
+def test_the_key_changes_with_the_code_of_the_network(texts: list[str], tmp_path: Path) -> None:
+    net = made(texts, "cache=null", folder=tmp_path).task.net
+    path = tmp_path / "mine.py"
+    path.write_text("from research.models.bert import Bert\n\n\nclass Mine(Bert):\n    pass\n")
+    spec = importlib.util.spec_from_file_location("mine", path)
+    assert spec
+    assert spec.loader
+    sys.modules["mine"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    net.__class__ = module.Mine
+    keys = [_key(net, [b"text"], "32-true")]
+    path.write_text(path.read_text() + "\n    # another way to pool\n")
+    keys.append(_key(net, [b"text"], "32-true"))
+    del sys.modules["mine"]
+    assert keys[0] != keys[1]
+
+
+def test_features_need_a_frozen_base_and_the_same_texts_in_each_epoch(texts: list[str], tmp_path: Path) -> None:
+    parts = made(texts, "cache=null", folder=tmp_path)
+    net, data, plan = parts.task.net, parts.data, parts.plan
+    assert usable(net, data, plan)
+    data.augment = Nothing(data.spec)
+    assert usable(net, data, plan)
+    data.augment = nn.Identity()
+    assert not usable(net, data, plan)
+    data.augment = None
+    plan.never.remove("base.encoder.layer.0.output.dense.bias")
+    assert not usable(net, data, plan)
+
+
+@pytest.mark.parametrize("words", [(), ("model.pooling=native",)], ids=["mean", "native"])
+def test_features_give_the_outputs_of_texts(texts: list[str], words: tuple[str, ...], tmp_path: Path) -> None:
+    parts = made(texts, *words, folder=tmp_path)
+    rows: Any = parts.data.rows["val"]
+    x, _ = rows[torch.arange(8)]
+    task = parts.task.eval()
+    torch.testing.assert_close(task(parts.data.features["val"][:8]), task(x), atol=1e-5, rtol=1e-5)
+
+
+# files on the disk
+
+
+def entry(folder: Path, name: str, size: int = 10, most: int = 10**9) -> str:
+    return kept(folder / f"{name}.txt", most, lambda path: path.write_text(name * size), lambda path: path.read_text())[
+        0
+    ]
+
+
+def test_the_least_recently_used_goes_but_not_one_that_is_in_use(tmp_path: Path) -> None:
+    for name in "abc":
+        entry(tmp_path, name)
+    with FileLock(tmp_path / "a.lock"):
+        entry(tmp_path, "d", most=10)
+        assert sorted(path.name for path in tmp_path.glob("*.txt")) == ["a.txt", "d.txt"]
+    entry(tmp_path, "d", most=10)
+    assert [path.name for path in tmp_path.glob("*.txt")] == ["d.txt"]
+
+
+def test_processes_that_share_a_cache_that_is_too_small_get_what_they_ask_for(tmp_path: Path) -> None:
+    def job() -> None:
+        for turn in range(150):
+            name = "abcdefg"[turn % 7]
+            assert entry(tmp_path / "cache", name, most=25) == name * 10
+
+    children = [forked(job, tmp_path / f"out{index}") for index in range(3)]
+    for index, child in enumerate(children):
+        assert ended(child) == 0, (tmp_path / f"out{index}").read_text()
+    entry(tmp_path / "cache", "a", most=25)
+    assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.txt")) <= 25
+
+
+def test_a_process_that_was_killed_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.part").mkdir()
+    assert entry(tmp_path, "a") == "a" * 10
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_folder_that_cannot_be_written_is_told(texts: list[str], tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UserError) as error:
+        made(texts, folder=tmp_path)
+    assert len(error.value.problems) == 1
+    assert error.value.problems[0].startswith(f"cache: the cache '{tmp_path / 'cache'}' cannot be written")
+    assert "cache=null" in error.value.problems[0]
+
+
+def test_a_full_disk_is_told(texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+        made(texts, folder=tmp_path)
+
+
+def test_what_cannot_be_read_to_make_an_entry_is_not_blamed_on_the_cache(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        kept(tmp_path / "a.txt", 10, lambda path: (tmp_path / "nowhere").read_text(), Path.read_text)
