@@ -1,8 +1,13 @@
 """`make bench`: the user's own data: batches against `datasets` and a stock DataLoader, memory, predictions.
 
-Both sides give the same batches of the same files, alternating. Nothing is asserted.
+python tests/bench/data.py [tables pictures predictions memories]
+
+Both sides read the same files and give the same numbers, alternating: of a table floats and the codes of a category,
+which `datasets` gives as a tensor a column and this project as one tensor; of a picture the same pixels, a JPEG decoded
+no larger than is needed, bilinear. Nothing is asserted.
 """
 
+import io
 import json
 import os
 import statistics
@@ -12,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,48 +94,86 @@ def compare(table: Table, what: str, sides: tuple[Callable[[], Iterable[Any]], .
     table.add_row(what, f"{our:.0f}", f"{peer:.0f}", f"{statistics.median(ratios):.1f}", spread, aim)
 
 
-def tables(table: Table, place: Path) -> None:
+def rates() -> Table:
+    return Table("batches a second", "ours", "datasets", "times", "range", "aim")
+
+
+def tables(place: Path) -> None:
     from datasets import Dataset
 
     path = place / "table.csv"
     write_table(path, 200_000)
     data = ours("data=table", f"data.path={path}", "data.target=y", f"cache.folder={place}/cache")
-    peer = Dataset.from_csv(str(path), cache_dir=str(place / "peer")).remove_columns("kind").with_format("torch")  # pyright: ignore
-    peer = peer.select(range(len(data.rows["train"])))
-    sides = (data.train_dataloader, lambda: DataLoader(peer, batch_size=BATCH_ROWS, shuffle=True))  # pyright: ignore
+    peer: Any = Dataset.from_csv(str(path), cache_dir=str(place / "peer"))
+    peer = (
+        peer.class_encode_column("kind").select(range(len(data.rows["train"]))).flatten_indices().with_format("torch")
+    )
+    sides = (data.train_dataloader, lambda: DataLoader(peer, batch_size=BATCH_ROWS, shuffle=True))
+    table = rates()
     compare(table, "table, 140,000 rows x 20, shuffled", sides, ">= 10")
+    CONSOLE.print(table)
 
 
-def pictures(table: Table, place: Path) -> None:
+def pixels(rows: dict[str, Any]) -> dict[str, Any]:
+    """What the peer makes of pictures as they are in their files."""
+    x = []
+    for held in rows["image"]:
+        with Image.open(held["path"] if held["bytes"] is None else io.BytesIO(held["bytes"])) as picture:
+            picture.draft("RGB", (64, 64))
+            made = np.array(picture.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR))
+        x.append(torch.from_numpy(made).permute(2, 0, 1).float() / 255)
+    return {"x": x, "label": rows["label"]}
+
+
+def pictures(place: Path) -> None:
+    from datasets import Image as Feature
     from datasets import load_dataset
 
-    def pixels(rows: dict[str, Any]) -> dict[str, Any]:
-        x = [np.asarray(picture.convert("RGB").resize((64, 64))) for picture in rows["image"]]
-        return {"x": [torch.from_numpy(a.copy()).permute(2, 0, 1).float() / 255 for a in x], "label": rows["label"]}
-
+    table = rates()
     for suffix in (".jpg", ".png"):
         folder = place / suffix[1:]
         write_pictures(folder, 1500, 256, suffix)
         words = ("data.duplicates=keep", f"data.batch_size={BATCH_PICTURES}", f"cache.folder={place}/cache")
         data = ours("data=images", f"data.path={folder}", "data.num_workers=2", *words)
         found: Any = load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(place / "peer"), split="train")
-        peer = found.with_transform(pixels).select(range(len(data.rows["train"])))
+        found = found.cast_column("image", Feature(decode=False)).shuffle(0).select(range(len(data.rows["train"])))
+        peer = found.flatten_indices().with_transform(pixels)
         settings: dict[str, Any] = {"batch_size": BATCH_PICTURES, "shuffle": True, "num_workers": 2}
         sides = (data.train_dataloader, lambda peer=peer, settings=settings: DataLoader(peer, **settings))
         compare(table, f"{suffix} of 256 x 256 to 64 x 64, 2 workers", sides, ">= 1")
+    CONSOLE.print(table)
+
+
+def with_children(pid: int) -> list[int]:
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it may have ended
+            for child in task.read_text().split():
+                found += with_children(int(child))
+    return found
+
+
+def shares(pid: int) -> dict[str, int]:
+    """Of the memory of a process in kB, where what n processes have counts as an n-th for each."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+        return {key: int(value.split()[0]) for key, value in (line.split(":", 1) for line in lines)}
+    return {}
 
 
 @contextmanager
 def watched() -> Iterator[dict[str, float]]:
-    """Peak memory of this process in MB: all that is resident, and what is its own, without pages of files."""
+    """Peak memory in MB of this process and those that it started: all that is resident, and what is theirs, without
+    pages of files. What several processes share is counted once.
+    """
     peak = {"resident": 0.0, "own": 0.0}
     done = threading.Event()
 
     def look() -> None:
-        while not done.wait(0.05):
-            status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-            for name, key in (("resident", "VmRSS"), ("own", "RssAnon")):
-                peak[name] = max(peak[name], int(status[key].split()[0]) / 1024)
+        while not done.wait(0.1):
+            held = [shares(pid) for pid in with_children(os.getpid())]
+            for name, key in (("resident", "Pss"), ("own", "Pss_Anon")):
+                peak[name] = max(peak[name], sum(share.get(key, 0) for share in held) / 1024)
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -146,14 +189,12 @@ def memory(kind: str, path: str, cache: str) -> None:
     words = (
         ("data=table", "data.target=y") if kind == "table" else ("data=images", "data.size=8", "data.duplicates=keep")
     )
-    with watched() as before:
-        time.sleep(0.2)
-        start = time.perf_counter()
-        with watched() as peak:
-            data = ours(*words, f"data.path={path}", f"cache.folder={cache}")
-            read = time.perf_counter() - start
-            rate = batches_per_s(data.train_dataloader)
-    print(json.dumps({**peak, "read_s": read, "batches_per_s": rate, "before": before["own"]}))
+    start = time.perf_counter()
+    with watched() as peak:
+        data = ours(*words, f"data.path={path}", f"cache.folder={cache}")
+        read = time.perf_counter() - start
+        batches_per_s(data.train_dataloader)
+    print(json.dumps({**peak, "read_s": read}))
 
 
 def memories(place: Path) -> None:
@@ -161,7 +202,7 @@ def memories(place: Path) -> None:
     write_table(place / "large.csv", 5_000_000)
     write_pictures(place / "many", 100_000, 8, ".png")
     for kind, path in (("table", place / "large.csv"), ("images", place / "many")):
-        words = [sys.executable, __file__, kind, str(path), str(place / "cache")]
+        words = [sys.executable, __file__, "memory", kind, str(path), str(place / "cache")]
         done = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"})
         found = json.loads(done.stdout.splitlines()[-1])
         size = path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*.png"))
@@ -187,16 +228,16 @@ def predictions(place: Path) -> None:
     CONSOLE.print(f"predict, CSV to CSV: 1,000,000 rows in {seconds[1]:.0f} s, {rate:,.0f} rows/s after the start-up")
 
 
-def main() -> None:
-    table = Table("batches a second", "ours", "datasets", "times", "range", "aim")
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        tables(table, place)
-        pictures(table, place)
-        CONSOLE.print(table)
-        predictions(place)
-        memories(place)
+PARTS = {part.__name__: part for part in (tables, pictures, predictions, memories)}
+
+
+def main(names: list[str]) -> None:
+    if unknown := set(names) - set(PARTS):
+        raise SystemExit(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
+    for name in names or PARTS:
+        with tempfile.TemporaryDirectory() as place:
+            PARTS[name](Path(place))
 
 
 if __name__ == "__main__":
-    memory(*sys.argv[1:]) if len(sys.argv) > 1 else main()
+    memory(*sys.argv[2:]) if sys.argv[1:2] == ["memory"] else main(sys.argv[1:])

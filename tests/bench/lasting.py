@@ -19,7 +19,12 @@ ROOT = Path(__file__).parents[2]
 STEPS = 300
 WORDS = (
     *("model=bert", "data.packages=100", "data.max_length=64", "data.batch_size=16", "trainer.max_epochs=1"),
-    *("trainer.limit_val_batches=1", "trainer.limit_test_batches=1", "trainer.num_sanity_val_steps=0", "trainer.enable_progress_bar=false"),
+    *(
+        "trainer.limit_val_batches=1",
+        "trainer.limit_test_batches=1",
+        "trainer.num_sanity_val_steps=0",
+        "trainer.enable_progress_bar=false",
+    ),
 )
 
 

@@ -11,9 +11,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, Command, in_cache
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import BertConfig
 
 pytestmark = pytest.mark.slow
@@ -55,6 +57,21 @@ def tensorboard(clone: Path) -> Iterator[str]:
         process.stderr.close()
 
 
+def check_data_of(run: Path) -> None:
+    """What a run on digits keeps of its data: which rows each split has, the page, the figure in TensorBoard."""
+    with np.load(run / "splits.npz") as ids:
+        sizes = {name: len(ids[name]) for name in ids}
+        assert sorted(np.concatenate(list(ids.values())).tolist()) == list(range(1797))
+    assert sizes == {"train": 1257, "val": 270, "test": 270}
+    page = (run / "data.html").read_text("utf-8")
+    assert "<td>1,257</td><td>69.9%</td>" in page
+    assert "data:image/png;base64," in page
+    events = EventAccumulator(str(run), size_guidance={"images": 0})
+    events.Reload()
+    (figure,) = events.Images("data")
+    assert (figure.step, min(figure.width, figure.height) > 100) == (0, True)
+
+
 def test_commands_and_what_tensorboard_shows_of_them(clone: Path, request: pytest.FixtureRequest) -> None:
     block = README.split("## Commands")[1].split("```")[1]
     expected = {"python src/train.py": 0.97, "model=cnn": 0.985}
@@ -69,6 +86,7 @@ def test_commands_and_what_tensorboard_shows_of_them(clone: Path, request: pytes
                 assert metrics(clone)["test/acc"] >= number
     runs = list(clone.glob("logs/**/run.json"))
     assert len(runs) == 6 + 8 + 1  # single, swept, and one again
+    check_data_of(max(clone.glob("logs/*_cnn_digits_*/splits.npz"), key=os.path.getmtime).parent)
     address = request.getfixturevalue("tensorboard")
     rows: list[object] = []
     for _ in range(60):  # it reads in the background

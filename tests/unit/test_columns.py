@@ -151,7 +151,52 @@ def test_one_strange_cell_among_numbers_is_found(cells: list[float], bad: str, d
     assert_array_equal(np.delete(x[:, 0], row), np.array(cells, dtype=float))
 
 
-DAYS = ["2026-02-29", "2026-02-30", "2026-04-31", "2026-13-01", "31.01.2026", "2026-01-01 25:00"]
+@pytest.mark.parametrize(
+    ("text", "hour"),
+    [
+        ("2026-01-31T12:00:00Z", 12),
+        ("2026-01-31T12:00:00+02:00", 10),
+        ("2026-01-31 12:00-0530", 17.5),
+        ("2026-01-31 01:00+02", -1),
+        ("2026-01-31 12:00:00.5", 12 + 0.5 / 3600),
+        ("2026-01-31T12:00:00.250999Z", 12 + 0.25 / 3600),
+        ("2026-01-31", 0),
+    ],
+)
+def test_a_time_may_have_an_offset_and_parts_of_a_second(text: str, hour: float) -> None:
+    array = texts([text, "2026-01-31"])  # of two forms in one column
+    assert scanned(array).kind == "date"
+    x, wrong = encode([Column("a", "date")], {"a": array})
+    assert wrong == []
+    assert x[0, 0] == pytest.approx((datetime(2026, 1, 31) - EPOCH).days + hour / 24, abs=1e-9)
+
+
+def test_a_time_of_utc_is_the_same_from_its_own_type() -> None:
+    zone = pa.array([datetime(2026, 1, 31, 10)], pa.timestamp("us", "Europe/Berlin"))
+    of_text, own = (encode([Column("a", "date")], {"a": cells})[0] for cells in (
+        texts(["2026-01-31T11:00:00+01:00"]), plain(zone, "a", MISSING)))  # fmt: skip
+    assert of_text == own
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.decimal128(25, 2)])
+def test_whole_numbers_that_a_double_does_not_hold_are_kept_to_the_last_digit(kind: pa.DataType) -> None:
+    cells = [2**53, 2**53 + 1, 2**62 + 1, 7, None]
+    made, of_text = plain(pa.array(cells, kind), "a", MISSING), texts(cells)
+    assert as_text(made).to_pylist() == as_text(of_text).to_pylist() == [str(c) if c else None for c in cells]
+    assert scanned(made).counts == scanned(plain(pa.array(cells[:4], kind), "a", MISSING)).counts
+    assert scanned(made).kind == scanned(of_text).kind == "numeric"
+
+
+DAYS = [
+    "2026-01-31T12:00:00+24:00",
+    "2026-01-31Z",
+    "2026-02-29",
+    "2026-02-30",
+    "2026-04-31",
+    "2026-13-01",
+    "31.01.2026",
+    "2026-01-01 25:00",
+]
 
 
 @pytest.mark.parametrize("day", DAYS)
@@ -241,6 +286,34 @@ def test_folds_test_every_row_once(data: Any, classes: bool, group: bool, folds:
         assert sum(len(set(listing.group[ids["test"].numpy()])) for ids in parts) == len(set(listing.group))
     with pytest.raises(UserError, match=rf"data\.fold={folds}: .* 0 to {folds - 1}"):
         assign(listing, rules(seed, folds=folds, fold=folds))
+
+
+@pytest.mark.parametrize("classes", [True, False])
+@pytest.mark.parametrize("fractions", [[0.2, 0.2, 0.6], [0.7, 0.15, 0.15], [0.1, 0.45, 0.45], [0.9, 0.05, 0.05]])
+def test_groups_are_split_by_the_fractions(fractions: list[float], classes: bool) -> None:
+    random = np.random.default_rng(0)
+    group = np.repeat(np.arange(200), random.integers(1, 9, 200))
+    y = torch.from_numpy(random.integers(0, 3, len(group)) if classes else random.random((len(group), 1)))
+    for seed in range(3):
+        ids = assign(Listing(y, ("a", "b", "c") if classes else (), group=group), Rules(fractions, seed))
+        covers(ids, len(y))
+        assert [len(part) / len(y) for part in ids.values()] == pytest.approx(fractions, abs=0.02)
+
+
+def test_three_groups_are_enough_and_two_are_not() -> None:
+    group = np.repeat([0, 1, 2], [50, 3, 7])
+    for classes in ((), ("a", "b")):
+        y = torch.arange(60) % 2 if classes else torch.rand(60, 1)
+        ids = assign(Listing(y, classes, group=group), rules())
+        assert {len(part) for part in ids.values()} == {50, 3, 7}
+        with pytest.raises(UserError, match=r"2 groups are too few for data\.fractions: train, val and test need"):
+            assign(Listing(y, classes, group=group > 0), rules())
+
+
+def test_a_class_with_fewer_rows_than_parts_is_split_by_group() -> None:
+    y = torch.tensor([0, 1] * 50 + [2, 2])
+    ids = assign(Listing(y, ("a", "b", "c"), group=np.arange(102) // 2), rules())
+    covers(ids, 102)
 
 
 @given(classes=st.integers(2, 4), num=st.integers(40, 120), seed=st.integers(0, 99))

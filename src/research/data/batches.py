@@ -70,6 +70,12 @@ class Tokens(Dataset[tuple[dict[str, Tensor], Tensor]]):
         return {"input_ids": padded, "attention_mask": mask.long()}, self.y[index]
 
 
+def spread(num_rows: int, most: int) -> Tensor:
+    """At most so many of the rows, sorted and evenly spread, the first and the last among them."""
+    num = min(most, num_rows)
+    return torch.arange(num) * (num_rows - 1) // max(1, num - 1)  # whole numbers: float32 ends at 2^24
+
+
 class BatchOrder(Sampler[Tensor]):
     """The indices of each batch, for `DataLoader(rows, sampler=..., batch_size=None)`.
 

@@ -26,7 +26,10 @@ DAY_S = 86_400
 LARGEST = float(np.finfo(np.float32).max)  # that the network can be given
 NUMBER = r"^[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|Inf|infinity|Infinity|INF)$"
 WHOLE = r"^([+-]?(?:0|[1-9]\d*))\.0+$"
-DATE = r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])([ T]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?)?$"
+ZONE = r"(Z|[+-]([01]\d|2[0-3])(:?[0-5]\d)?)"  # without one, a time is taken as it is
+TIME = rf"[ T]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?{ZONE}?"
+DATE = rf"^\d{{4}}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])({TIME})?$"
+EXACT = 2.0**53  # up to here a double holds every whole number
 
 
 @dataclass
@@ -44,6 +47,8 @@ class Scan:
     low: float = np.inf
     high: float = -np.inf
     whole: bool = True  # whether all numbers are
+    ascending: bool = True  # whether each number is larger than the one before
+    last: float = -np.inf
 
     def add(self, column: pa.Array) -> None:
         """Takes in the next cells, as `plain` gives them."""
@@ -62,6 +67,8 @@ class Scan:
                 self.first_endless = self.num_rows + row, str(column[row].as_py())
             self.low, self.high = min(self.low, numbers.min()), max(self.high, numbers.max())
             self.whole = self.whole and bool((numbers == np.floor(numbers)).all())
+            self.ascending = self.ascending and bool((np.diff(numbers, prepend=self.last) > 0).all())
+            self.last = float(numbers[-1])
         if self.counts is not None:
             for value in pc.value_counts(as_text(there)):
                 self.counts[value["values"].as_py()] += value["counts"].as_py()
@@ -87,7 +94,9 @@ class Scan:
 
 
 def plain(array: Any, name: str, missing: pa.Array) -> pa.Array:
-    """A column as booleans, doubles, timestamps or trimmed texts; null where it is missing.
+    """A column as booleans, doubles, timestamps (of UTC) or trimmed texts; null where it is missing.
+
+    Whole numbers that a double does not hold are texts, as they are in a CSV: so they stay apart as categories.
 
     Raises:
         UserError: it holds lists, bytes, ...
@@ -103,8 +112,10 @@ def plain(array: Any, name: str, missing: pa.Array) -> pa.Array:
     if pa.types.is_boolean(kind):
         return array
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        array = array.cast(pa.float64(), safe=False)
-        return pc.if_else(pc.is_nan(array), None, array)
+        values = array.cast(pa.float64(), safe=False)
+        if not pa.types.is_floating(kind) and (pc.max(pc.abs(values)).as_py() or 0) >= EXACT:
+            return array.cast(pa.string())
+        return pc.if_else(pc.is_nan(values), None, values)
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         return array.cast(pa.timestamp("ms"), safe=False)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
@@ -118,7 +129,7 @@ def plain(array: Any, name: str, missing: pa.Array) -> pa.Array:
 def as_text(column: pa.Array) -> pa.Array:
     """Cells as categories, the same whatever kind of file they are from: 3.0 is "3", True is "true"; 007 stays."""
     if pa.types.is_floating(column.type):
-        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), 2.0**53))
+        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), EXACT))
         return pc.if_else(
             whole, pc.if_else(whole, column, 0.0).cast(pa.int64()).cast(pa.string()), column.cast(pa.string())
         )
@@ -187,13 +198,22 @@ def _values(cell: pa.Array, kind: str, ends: bool = True) -> tuple[np.ndarray, n
         day = pc.strptime(text, format="%Y-%m-%d", unit="s", error_is_null=True)
         same = pc.equal(pc.strftime(day, format="%Y-%m-%d"), text)  # the 30th of February becomes the 2nd of March
         fits &= _numpy(pc.or_kleene(pc.is_null(cell), pc.fill_null(same, False)))
-        cell = pc.if_else(pa.array(fits), cell, None).cast(pa.timestamp("ms"))
+        cell = _times(pc.if_else(pa.array(fits), cell, None))
     if pa.types.is_timestamp(cell.type):
         cell = pc.divide(cell.cast(pa.int64()).cast(pa.float64()), DAY_S * 1000.0)
     values = _numpy(pc.fill_null(cell.cast(pa.float64()), np.nan)).copy()
     if ends:
         fits &= ~(np.abs(values) > LARGEST)
     return values, fits
+
+
+def _times(text: pa.Array) -> pa.Array:
+    """Dates, with or without a time and its offset, as timestamps of UTC."""
+    text = pc.if_else(pc.equal(pc.utf8_length(text), 10), pc.binary_join_element_wise(text, "00:00", " "), text)
+    text = pc.replace_substring_regex(text, r"(\.\d{3})\d+", r"\1")
+    bare = pc.invert(pc.match_substring_regex(text, rf":.*{ZONE}$"))
+    text = pc.if_else(bare, pc.binary_join_element_wise(text, "Z", ""), text)
+    return text.cast(pa.timestamp("ms", "UTC"))
 
 
 def _kinds(there: pa.Array) -> Iterable[tuple[str, pa.Array]]:

@@ -5,14 +5,18 @@ Face hub, standard input. pyarrow reads in constant memory and knows the row of 
 """
 
 import csv
+import io
 import json
 import os
 import re
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
+from select import select
 from typing import IO, Any
 
 import pyarrow as pa
@@ -23,6 +27,7 @@ KINDS = {".csv": ",", ".tsv": "\t", ".jsonl": "json", ".ndjson": "json", ".parqu
 BLOCK_BYTES = 4 << 20
 BLOCK_ROWS = 1 << 14
 NOT_UTF8 = "it is not UTF-8; convert it, iconv -f latin1 -t utf-8 say."
+WAIT_S = 0.1  # for standard input, before it is asked whether anybody still wants it
 HUB = "hub:"  # what a path begins with that names a dataset of the hub, `hub:ag_news`
 
 
@@ -36,7 +41,7 @@ def batches(path: str, split: str = "train") -> Iterator[pa.RecordBatch]:
         UserError: nothing there, not readable, or not well formed; with the file, the line and the column.
     """
     if path == "-":
-        yield from _named(_csv(pa.PythonFile(sys.stdin.buffer, mode="r"), ","), "standard input")
+        yield from _named(_standard_input(), "standard input")
         return
     if path.startswith(HUB):
         yield from _hub(path, split)
@@ -48,6 +53,40 @@ def batches(path: str, split: str = "train") -> Iterator[pa.RecordBatch]:
             if batch.schema.names != names and sorted(batch.schema.names) != sorted(names):
                 raise UserError(f"'{file}' has the columns {_list(batch.schema.names)}; before it: {_list(names)}.")
             yield batch.select(names)
+
+
+def _standard_input() -> Iterator[pa.RecordBatch]:
+    """By a thread: where pyarrow waits for input, this process would hear no signal before the input's end."""
+    source = _Waiting(sys.stdin.fileno())
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            stream = _csv(pa.PythonFile(source, mode="r"), ",")
+            while (batch := thread.submit(next, stream, None).result()) is not None:
+                yield batch
+        finally:
+            source.left = True
+
+
+class _Waiting:
+    """A stream that ends for its reader when it is left."""
+
+    left = closed = False
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def read(self, size: int) -> bytes:
+        """So many bytes; fewer at the end."""
+        parts: list[bytes] = []
+        while size and not self.left:
+            if not select([self.descriptor], [], [], WAIT_S)[0]:
+                continue
+            part = os.read(self.descriptor, size)
+            if not part:
+                break
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
 
 def _hub(path: str, split: str) -> Iterator[pa.RecordBatch]:
@@ -133,16 +172,48 @@ def _downloaded(name: str) -> str:
         return snapshot_download(name, repo_type="dataset", etag_timeout=3)
 
 
+def near(path: Path) -> str:
+    """The end of a sentence that says that a path is not there: the name beside it that is most like it."""
+    try:
+        beside = os.listdir(path.parent)
+    except OSError:
+        beside = []
+    found = get_close_matches(path.name, beside, n=1, cutoff=0.5)
+    return f"; did you mean '{path.with_name(found[0])}'?" if found else "."
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Of a folder and of those in it, in the order of their names.
+
+    Raises:
+        UserError: one of the folders may not be read.
+    """
+
+    def unreadable(error: OSError) -> None:  # which rglob passes over
+        raise UserError(f"the folder '{error.filename}' cannot be read: {error.strerror}.") from error
+
+    walk = os.walk(folder, onerror=unreadable)
+    return sorted(file for place, _, names in walk for name in names if (file := Path(place, name)).is_file())
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except PermissionError as error:
+        raise UserError(f"'{path}' may not be read; see the permissions of its folder.") from error
+    except (OSError, ValueError):  # no such name, or one that no file can have
+        return False
+    return True
+
+
 def listed(path: Path) -> list[Path]:
     """The files of rows that a path stands for.
 
     Raises:
         UserError: there are none, or of several kinds.
     """
-    if not path.exists():
-        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1, cutoff=0.5)
-        hint = f"; did you mean '{path.with_name(near[0])}'?" if near else "."
-        raise UserError(f"there is no file or folder '{path}'{hint}")
+    if not _is_there(path):
+        raise UserError(f"there is no file or folder '{path}'{near(path)}")
     if path.is_file():
         if _kind(path) is None:
             raise UserError(
@@ -150,10 +221,7 @@ def listed(path: Path) -> list[Path]:
             )
         found = [path]
     else:
-        try:
-            found = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p) and not p.name.startswith("."))
-        except OSError as error:
-            raise UserError(f"'{path}' cannot be read: {error.strerror}.") from error
+        found = [file for file in files_in(path) if _kind(file) and not file.name.startswith(".")]
         if len(kinds := {_kind(file) for file in found}) != 1:
             what = "files of several kinds" if kinds else "no file"
             raise UserError(f"'{path}' holds {what}; give it files of one of {', '.join(KINDS)}.")
@@ -184,15 +252,15 @@ def _lines(file: Path) -> list[int]:
         import pyarrow.parquet
 
         return list(range(1, pyarrow.parquet.ParquetFile(file).metadata.num_rows + 1))
-    with _open(file) as stream:
-        if kind == "json":
+    if kind == "json":
+        with _open(file) as stream:
             return [number for number, line in enumerate(stream, 1) if line.strip()]
-        lines, before = [], 0
-        reader = csv.reader(stream, delimiter=str(kind))
+    lines, before = [], 0
+    with _cells(file) as reader:
         for cells in reader:
             lines += [before + 1] if cells else []
             before = reader.line_num
-        return lines[1:]
+    return lines[1:]
 
 
 def _kind(file: Path) -> str | None:
@@ -200,11 +268,18 @@ def _kind(file: Path) -> str | None:
     return None if kind == "parquet" and file.suffix == ".gz" else kind
 
 
-def _open(file: Path) -> IO[str]:
+def _open(file: Path) -> IO[bytes]:
     import gzip
 
-    form: Any = {"encoding": "utf-8", "errors": "replace", "newline": ""}
-    return gzip.open(file, "rt", **form) if file.suffix == ".gz" else open(file, **form)
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")  # pyright: ignore[reportReturnType]
+
+
+@contextmanager
+def _cells(file: Path) -> Iterator[Any]:
+    """Python's own reader of CSV, to find where pyarrow found something wrong: what is not UTF-8 is no matter."""
+    csv.field_size_limit(2**31 - 1)  # pyarrow has none
+    with _open(file) as stream, io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="") as text:
+        yield csv.reader(text, delimiter=str(_kind(file)))
 
 
 def _of_file(file: Path) -> Iterator[pa.RecordBatch]:
@@ -246,8 +321,8 @@ def _said(error: str, file: Path | None) -> str:
         number = int(row[1])
         place = f"line {lines[number - 1] if number <= len(lines) else number}: "
     if file:
-        with _open(file) as stream:
-            header = next(csv.reader(stream, delimiter=str(_kind(file))), [])
+        with _cells(file) as reader:
+            header = next(reader, [])
     if "UTF8" in error or "utf-8" in error:
         column = re.search(r"CSV column #(\d+)", error)
         where = f"column '{header[int(column[1])]}', " if column and int(column[1]) < len(header) else ""
@@ -325,13 +400,13 @@ def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8-sig"))
+            except UnicodeDecodeError as error:
+                raise pa.ArrowInvalid(f"line {number}: {NOT_UTF8}") from error
             except ValueError as error:
                 raise pa.ArrowInvalid(f"line {number}: it is not JSON ({error}); write one row a line.") from error
             if not isinstance(row, dict):
                 raise pa.ArrowInvalid(f"line {number}: it is not an object, {{...}}; write one row a line.")
-            if "\ufffd" in line:
-                raise pa.ArrowInvalid(f"line {number}: {NOT_UTF8}")
             yield number, row
 
 

@@ -1,8 +1,8 @@
 """What would make a number mean less than it says, looked for before training. Each finding names the fix."""
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping
+from math import lgamma
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 SAMPLE = 20_000  # training rows that a column is judged by
 IMBALANCE = 10  # times as many rows of the largest class as of the smallest
 ALONE = 0.999  # of what there is to predict
+BY_CHANCE = 1e-6  # a column that is the target is so where a shuffled one would be it more seldom than this
 
 
 def warn(findings: list[str], text: str, *values: object) -> None:
@@ -91,18 +92,43 @@ def _alone(x: np.ndarray, y: np.ndarray, spec: Spec) -> Iterator[tuple[str, floa
     """Name, held-out score, whether the column is the target, of each column that explains all there is."""
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-    index = np.random.default_rng(0).permutation(len(x))[:SAMPLE]
+    index = np.random.default_rng(0).permutation(len(x))
     x, y = np.nan_to_num(x[index].astype(np.float64), nan=-1e30), y[index]
     half = len(x) // 2
     classes = spec.target == "class"
-    if half < 50 or (classes and Counter(y.tolist()).most_common(1)[0][1] > ALONE * len(y)):
-        return  # too little to judge by
-    for column, values in zip(spec.columns, x.T[:, :, None], strict=True):
-        # a leaf a class: what is the target in other words needs no more, and a good measurement seldom does as well
-        most = len(spec.classes) + 1 if classes else 256
-        tree = (DecisionTreeClassifier if classes else DecisionTreeRegressor)(max_leaf_nodes=most, random_state=0)
-        score = float(tree.fit(values[:half], y[:half]).score(values[half:], y[half:]))
-        if score >= ALONE:
-            one_to_one = len(np.unique(values)) == len(np.unique(y)) == len(np.unique(np.c_[values[:, 0], y], axis=0))
-            linear = not classes and abs(float(np.corrcoef(values[:, 0], y)[0, 1])) > 1 - 1e-9
-            yield column.name, score, linear or (classes and score == 1 and one_to_one)
+    counts = np.unique(y, return_counts=True)[1]
+    is_telling = _log_orders(counts, any_names=classes) > -np.log(BY_CHANCE)
+    is_enough = half >= 50 and not (classes and counts.max() > ALONE * len(y))  # for a score
+    for column, values in zip(spec.columns, x.T, strict=True):
+        if is_telling and (_one_to_one(values, y) if classes else _linear(values, y)):
+            yield column.name, 1, True
+        elif is_enough:
+            # a leaf a class: what is the target in other words needs no more, and a measurement seldom does as well
+            most = len(spec.classes) + 1 if classes else 256
+            tree = (DecisionTreeClassifier if classes else DecisionTreeRegressor)(max_leaf_nodes=most, random_state=0)
+            rows = values[:, None]
+            score = float(tree.fit(rows[:half], y[:half]).score(rows[half:], y[half:]))
+            if score >= ALONE:
+                yield column.name, score, False
+
+
+def _log_orders(counts: np.ndarray, any_names: bool) -> float:
+    """The logarithm of in how many orders values can be of which each is there so many times.
+
+    Args:
+        any_names: whether orders are the same that differ in what the values are called.
+    """
+    orders = lgamma(counts.sum() + 1) - sum(lgamma(count + 1) for count in counts)
+    return orders - (lgamma(len(counts) + 1) if any_names else 0)
+
+
+def _one_to_one(values: np.ndarray, y: np.ndarray) -> bool:
+    return len(np.unique(values)) == len(np.unique(y)) == len(np.unique(np.c_[values, y], axis=0))
+
+
+def _linear(values: np.ndarray, y: np.ndarray) -> bool:
+    """Whether points are on a line: all of them, not a few that are far away from the others."""
+    ranks = [np.unique(numbers, return_inverse=True)[1] for numbers in (values, y)]
+    if not all(rank.any() for rank in ranks):  # a number that is always the same
+        return False
+    return abs(np.corrcoef(values, y)[0, 1]) > 1 - 1e-9 and abs(np.corrcoef(ranks[0], ranks[1])[0, 1]) > ALONE

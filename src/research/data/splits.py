@@ -1,6 +1,9 @@
 """Disjoint row ids for train, val and test; functions of their arguments alone, never of a global generator."""
 
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from torch import Tensor
 from research.engine.errors import UserError
 
 SPLITS = ("train", "val", "test")
+MAX_PARTS = 20  # that groups are dealt into, some of them to be held out
 _TOO_FEW = "{} rows are too few for data.fractions and as many classes; take other fractions, or data.stratify=false."
 
 
@@ -69,7 +73,7 @@ def assign(listing: Listing, rules: Rules) -> dict[str, Tensor]:
             raise UserError(f"data.folds={rules.folds} makes test rows, and this data says which they are.")
         ids["train"], ids["test"] = _fold(ids["train"], listing, rules)
     elif not len(ids["test"]):
-        ids["train"], ids["test"] = _hold_out(ids["train"], listing, rules, test)
+        ids["train"], ids["test"] = _hold_out(ids["train"], listing, rules, test, num_left=1 + (not len(ids["val"])))
     if not len(ids["val"]):
         ids["train"], ids["val"] = _hold_out(ids["train"], listing, rules, val / (train + val))
     if empty := [name for name in SPLITS if not len(ids[name])]:
@@ -102,8 +106,8 @@ def grouped_split(y: Tensor, groups: list[str], fractions: list[float], seed: in
     return assign(Listing(y, ("",), group=np.array(groups)), Rules(fractions, seed))
 
 
-def _hold_out(ids: Any, listing: Listing, rules: Rules, share: float) -> tuple[Any, Any]:
-    """Two parts of ids, the second of about `share` of them."""
+def _hold_out(ids: Any, listing: Listing, rules: Rules, share: float, num_left: int = 1) -> tuple[Any, Any]:
+    """Two parts of ids, the second of about `share` of them; of the first, `num_left` parts are to be made."""
     labels = listing.y[ids].numpy() if rules.stratify and listing.classes else None
     if listing.time is not None:
         if listing.group is not None:
@@ -117,13 +121,41 @@ def _hold_out(ids: Any, listing: Listing, rules: Rules, share: float) -> tuple[A
             raise UserError("data.time: there are too few different times to split by; take data.fractions alone.")
         return ids[~later], ids[later]
     if listing.group is not None:
-        folds = max(2, round(1 / share))
-        return _folded(ids, listing, StratifiedGroupKFold(folds, shuffle=True, random_state=rules.seed), 0, rules)
+        return _hold_out_groups(ids, listing, labels, rules.seed, share, num_left)
     try:
         kept, held = train_test_split(ids, test_size=share, random_state=rules.seed, stratify=labels)
     except ValueError as error:
         raise _too_few(ids, listing, 2) or UserError(_TOO_FEW.format(len(listing.y))) from error
     return kept, held
+
+
+def _hold_out_groups(
+    ids: Any, listing: Listing, labels: Any, seed: int, share: float, num_left: int
+) -> tuple[Any, Any]:
+    """As `_hold_out`, with all rows of a group in one part: as near to the share as groups allow."""
+    assert listing.group is not None
+    _, groups, sizes = np.unique(listing.group[ids], return_inverse=True, return_counts=True)
+    if len(sizes) <= num_left:
+        num = len(np.unique(listing.group))
+        raise UserError(f"{num} groups are too few for data.fractions: train, val and test need at least one each.")
+    if labels is None:
+        held = np.isin(groups, _some(sizes, seed, share, most=len(sizes) - num_left))
+        return ids[~held], ids[held]
+    most = min(MAX_PARTS, len(sizes), int(np.bincount(labels).max()))
+    part = Fraction(share).limit_denominator(most)  # 0.15 of the rows: three parts of twenty
+    part = min(max(part, Fraction(1, most)), Fraction(most - 1, most))
+    maker = StratifiedGroupKFold(part.denominator, shuffle=True, random_state=seed)
+    return _folded(ids, listing, maker, range(part.numerator), labels)
+
+
+def _some(sizes: Any, seed: int, share: float, most: int) -> list[int]:
+    """Groups, drawn one after the other, that have about a share of all rows."""
+    held, num, wanted = [], 0, share * sizes.sum()
+    for index in np.random.default_rng(seed).permutation(len(sizes)).tolist():
+        if abs(num + sizes[index] - wanted) < abs(num - wanted) and len(held) < most:
+            held.append(index)
+            num += sizes[index]
+    return held or [int(sizes.argmin())]
 
 
 def _check_groups(ids: dict[str, Any], group: np.ndarray[Any, Any]) -> None:
@@ -154,16 +186,20 @@ def _fold(ids: Any, listing: Listing, rules: Rules) -> tuple[Any, Any]:
         maker = StratifiedKFold(**settings) if stratify else KFold(**settings)
         if stratify and (wrong := _too_few(ids, listing, folds)):
             raise wrong
-    return _folded(ids, listing, maker, fold, rules)
+    return _folded(ids, listing, maker, [fold], listing.y[ids].numpy() if stratify else np.zeros(len(ids), dtype=int))
 
 
-def _folded(ids: Any, listing: Listing, maker: Any, fold: int, rules: Rules) -> tuple[Any, Any]:
-    labels = listing.y[ids].numpy() if rules.stratify and listing.classes else np.zeros(len(ids), dtype=int)
+def _folded(ids: Any, listing: Listing, maker: Any, folds: Iterable[int], labels: Any) -> tuple[Any, Any]:
+    """The rows that are in none of the folds, and those that are."""
     groups = None if listing.group is None else listing.group[ids]
     if groups is not None and (num := len(np.unique(groups))) < maker.get_n_splits():
         raise UserError(f"{num} groups are too few: the split needs {maker.get_n_splits()}.")
-    kept, held = list(maker.split(ids, labels, groups))[fold]
-    return ids[kept], ids[held]
+    with warnings.catch_warnings():  # a class that is not in every part is told by its name, see honesty.py
+        warnings.filterwarnings("ignore", "The least populated class in y has only")
+        parts = [held for _, held in maker.split(ids, labels, groups)]
+    held = np.zeros(len(ids), dtype=bool)
+    held[np.concatenate([parts[fold] for fold in folds])] = True
+    return ids[~held], ids[held]
 
 
 def _too_few(ids: Any, listing: Listing, least: int) -> UserError | None:

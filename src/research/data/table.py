@@ -2,7 +2,7 @@
 
 A file is read twice in constant memory: once to see what each column holds, once to write its cells as float32 to a
 memory-mapped file in the cache, from which batches are gathered. Medians, scales and categories are those of the
-training rows; they are part of the spec, and with it of the run.
+training rows (`measure.py`); they are part of the spec, and with it of the run.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,19 +25,23 @@ from torch import Tensor
 
 from research.data import honesty
 from research.data.base import Inputs
-from research.data.batches import Rows
+from research.data.batches import spread
 from research.data.columns import MAX_DISTINCT, Scan, Unseen, as_text, encode, mark, plain
 from research.data.file_data import FileData, classes_of, place_of
 from research.data.files import batches, locate
+from research.data.measure import measured
 from research.data.spec import Column, Spec
-from research.data.splits import SPLITS, Listing
+from research.data.splits import SPLITS
+from research.data.stored import Stored, TableRows, kept_codes
 from research.engine.disk_cache import kept
 from research.engine.errors import UserError, unknown
 from research.engine.values import PositiveInt
 
-FORMAT = 2  # of the files in the cache
+FORMAT = 3  # of the files in the cache
 MAX_CLASSES = 20  # whole numbers of more values than this are a regression
 INDEX = r"__index_level_\d+__|Unnamed: \d+|"  # names that pandas gives an index without one
+ID = r"(.*[_ .-])?(id|ID|Id|uuid|UUID|guid|GUID)|.*[a-z](Id|ID)"  # names of columns that name a row
+SPAN = 2, 1.02  # from the least to the largest, in rows, of numbers that count them: sorted, and not
 ID_LIKE = 0.5  # texts that differ in more than this share of rows are names, not categories
 KINDS = ("numeric", "categorical", "boolean", "date")
 
@@ -79,6 +83,11 @@ class TableData(FileData):
         self.drop, self.missing, self.max_categories = drop, pa.array(missing, pa.string()), max_categories
         self.special = {"group": group, "time": time, "split": split}
 
+    @property
+    def marks(self) -> dict[str, str]:
+        """The special columns that are read; none where all rows are those of one split."""
+        return {} if self.fitted else {key: name for key, name in self.special.items() if name}
+
     def setup(self, stage: str | None = None) -> None:
         """Reads, splits, and measures the training rows; once."""
         if self.rows:
@@ -89,13 +98,18 @@ class TableData(FileData):
         cache = self.cache or {"folder": self._scratch(), "max_bytes": 0}
         place = Path(cache["folder"]) / f"{self.fingerprint[:32]}.table"
         table, _ = kept(place, int(float(cache["max_bytes"])), self._write, Stored)
+        if self.balanced and not table.listing.classes:
+            raise UserError(
+                f"data.balanced=true draws each class equally often, and the target '{self.target}' is a number; leave "
+                "it out, or take data.task=classification."
+            )
         self._tell(table.info["findings"])
         self.ids = self.divide(table.listing)
-        self.spec = self.fitted or self._fit(table, self.ids["train"].numpy())
-        kept_codes = _kept_codes(table.columns, self.spec.columns)
-        self.rows = {name: TableRows(table.x, table.listing.y, part, kept_codes) for name, part in self.ids.items()}
+        self.spec = self.fitted or self._fit(table, self.ids["train"])
+        codes = kept_codes(table.columns, self.spec.columns)
+        self.rows = {name: TableRows(table.x, table.listing.y, part, codes) for name, part in self.ids.items()}
         if self.checks and not self.fitted:
-            x, y = self.rows["train"][torch.linspace(0, len(self.ids["train"]) - 1, honesty.SAMPLE).long().unique()]
+            x, y = self.rows["train"][spread(len(self.ids["train"]), honesty.SAMPLE)]
             assert isinstance(x, Tensor)
             honesty.check_columns(x.numpy(), y.squeeze(-1).numpy(), self.spec, self.findings)
 
@@ -133,16 +147,15 @@ class TableData(FileData):
         else:
             scans, sizes = self._scan(sources)
             classes = self._classes(scans.pop(self.target), lambda row: place_of(sources, sizes, row))
-            columns = self._columns({n: s for n, s in scans.items() if n not in self.special.values()}, findings)
+            columns = self._columns({n: s for n, s in scans.items() if n not in self.marks.values()}, findings)
             _check_cells(columns, scans, lambda row: place_of(sources, sizes, row))
         place.mkdir()
         unseen = Unseen()  # of a run that is opened on other rows
         counts = [self._encode(place, source, columns, classes, unseen) for source in sources]
         findings += unseen.told()
         told = {"columns": [asdict(column) for column in columns], "classes": classes, "findings": findings}
-        given = bool(self.special["split"]) or sources[0][0] >= 0
-        marks = [name for name in ("group", "time") if self.special[name]]
-        info = {**told, "num_rows": sum(counts), "given": given, "marks": marks}
+        given = "split" in self.marks or sources[0][0] >= 0
+        info = {**told, "num_rows": sum(counts), "given": given, "marks": [k for k in self.marks if k != "split"]}
         (place / "info.json").write_text(json.dumps(info), encoding="utf-8")
 
     def _scan(self, sources: list[tuple[int, str, str]]) -> tuple[dict[str, Scan], list[int]]:
@@ -164,7 +177,7 @@ class TableData(FileData):
 
     def _known(self, names: list[str]) -> None:
         named = {"target": [self.target], "drop": self.drop, **self.kinds}
-        named |= {key: [name] for key, name in self.special.items() if name}
+        named |= {key: [name] for key, name in self.marks.items()}
         for key, given in named.items():
             for name in given:
                 if name not in names:
@@ -243,13 +256,13 @@ class TableData(FileData):
 
         given, path, split = source
         num_rows = 0
-        wanted = {*(column.name for column in columns), self.target, *filter(None, self.special.values())}
+        wanted = {*(column.name for column in columns), self.target, *self.marks.values()}
         with ExitStack() as files:
             out = {name: files.enter_context(open(place / name, "ab")) for name in Stored.FILES}
             for batch in batches(path, split):
                 self._need(batch, sorted(wanted), path)
                 cells = {name: plain(batch.column(name), name, self.missing) for name in wanted}
-                where = _Place(path, num_rows)
+                where = partial(_place, path, num_rows)
                 x, wrong = encode(columns, cells)
                 unseen.add(columns, x, cells)
                 for row, why in wrong[:1]:
@@ -262,8 +275,8 @@ class TableData(FileData):
                 out["y"].write(y.tobytes())
                 out["identity"].write(identity.tobytes())
                 out["given"].write(self._given(cells, given, path, num_rows, len(x)).tobytes())
-                for name in ("group", "time"):
-                    if column := self.special[name]:
+                for name, column in self.marks.items():
+                    if name != "split":
                         out[name].write(mark(name, column, cells[column], where).tobytes())
                 num_rows += len(batch)
         return num_rows
@@ -280,7 +293,7 @@ class TableData(FileData):
         return y[:, 0].astype(np.int64) if classes else y.astype(np.float32)
 
     def _given(self, cells: dict[str, pa.Array], given: int, path: str, before: int, num_rows: int) -> Any:
-        if not (column := self.special["split"]):
+        if not (column := self.marks.get("split")):
             return np.full(num_rows, given, dtype=np.int8)
         codes, _ = encode([Column(column, "categorical", SPLITS)], {column: cells[column]})
         if (bad := np.flatnonzero(~(codes[:, 0] >= 0))).size:
@@ -290,23 +303,9 @@ class TableData(FileData):
             )
         return codes[:, 0].astype(np.int8)
 
-    def _fit(self, table: "Stored", train: Any) -> Spec:
+    def _fit(self, table: Stored, train: Tensor) -> Spec:
         """What the training rows say of each column and of the target."""
-        columns = []
-        for index, column in enumerate(table.columns):
-            values = table.x[:, index][train]
-            missing = bool(np.isnan(values).any())
-            there = values[~np.isnan(values)].astype(np.float64)
-            if column.kind == "categorical":
-                counts = np.bincount(there.astype(np.int64), minlength=len(column.categories))
-                best = np.sort(np.argsort(-counts, kind="stable")[: self.max_categories])
-                names = tuple(column.categories[code] for code in best if counts[code])
-                columns.append(Column(column.name, column.kind, names, missing))
-            elif len(there):
-                stats = float(np.median(there)), float(there.mean()), float(there.std()) or 1.0
-                columns.append(Column(column.name, column.kind, (), missing, *stats))
-            else:
-                columns.append(Column(column.name, column.kind, (), missing))
+        columns = measured(table.x, train.numpy(), table.columns, self.max_categories)
         y, classes = table.listing.y[train], table.listing.classes
         scale = () if classes else (float(y.double().mean()),), () if classes else (float(y.double().std(0, False)),)
         return Spec(
@@ -317,73 +316,8 @@ class TableData(FileData):
             y_mean=scale[0],
             y_std=scale[1],
             class_counts=tuple(torch.bincount(y, minlength=len(classes)).tolist()) if classes else (),
-            columns=tuple(columns),
+            columns=columns,
         )
-
-
-class Stored:
-    """A table in the cache, memory-mapped."""
-
-    FILES = ("x", "y", "identity", "given", "group", "time")
-
-    def __init__(self, place: Path) -> None:
-        self.place, self.info = place, json.loads((place / "info.json").read_text("utf-8"))
-        self.num_rows = int(self.info["num_rows"])
-        self.columns = [Column(**{**c, "categories": tuple(c["categories"])}) for c in self.info["columns"]]
-        self.x = self._map("x", np.float32, len(self.columns))
-
-    @cached_property
-    def listing(self) -> Listing:
-        classes = tuple(self.info["classes"])
-        y = self._map("y", np.int64) if classes else self._map("y", np.float32, 1)
-        marks = {name: self._map(name, np.float64) for name in self.info["marks"]}
-        given = self._map("given", np.int8) if self.info["given"] else None
-        return Listing(torch.from_numpy(y), classes, self._map("identity", np.uint64), given, **marks)
-
-    def _map(self, name: str, kind: Any, width: int | None = None) -> Any:
-        """Copy-on-write: torch asks for memory that may be written."""
-        shape = (self.num_rows,) if width is None else (self.num_rows, width)
-        return np.memmap(self.place / name, kind, "c", shape=shape)
-
-
-class TableRows(Rows):
-    """Rows of a split, gathered from the memory-mapped table.
-
-    Args:
-        table: (N, D).
-        y: (N,) classes or (N, 1) values.
-        ids: (n,) of the split.
-        codes: for columns of which not every category is kept: from its code in the file to the one in the spec.
-    """
-
-    def __init__(self, table: Any, y: Tensor, ids: Tensor, codes: dict[int, Tensor]) -> None:
-        super().__init__(torch.from_numpy(table), y)
-        self.ids, self.codes = ids, codes
-
-    @property
-    def labels(self) -> Tensor:
-        return self.y[self.ids]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes indices (B,) into the split, gives x (B, D) and y (B,) or (B, 1)."""
-        ids = self.ids[index]
-        x = self.x[ids]
-        for column, table in self.codes.items():
-            code = x[:, column]
-            x[:, column] = torch.where(code >= 0, table[code.nan_to_num(0).long().clamp(min=0)], code)
-        return x, self.y[ids]
-
-
-def _kept_codes(stored: list[Column], fitted: tuple[Column, ...]) -> dict[int, Tensor]:
-    found = {}
-    for index, (before, after) in enumerate(zip(stored, fitted, strict=True)):
-        if before.categories != after.categories:
-            place = {name: code for code, name in enumerate(after.categories)}
-            found[index] = torch.tensor([float(place.get(name, -1)) for name in before.categories])
-    return found
 
 
 def _useless(scan: Scan, kind: str, asked: str | None) -> str:
@@ -399,11 +333,27 @@ def _useless(scan: Scan, kind: str, asked: str | None) -> str:
         return f"is the index of a data frame and is left out{keep}"
     if kind == "categorical" and scan.num_rows >= 20 and scan.distinct > min(ID_LIKE * scan.num_rows, MAX_DISTINCT):
         return f"differs from row to row, as an id or a free text does, and is left out{keep}"
-    consecutive = scan.whole and scan.high - scan.low == scan.num_rows - 1 and not scan.num_missing
-    distinct = scan.counts is None or len(scan.counts) == scan.num_rows
-    if kind == "numeric" and scan.num_rows >= 20 and consecutive and distinct:
-        return f"counts the rows, as an id does, and is left out{keep}"
+    if kind == "numeric" and scan.num_rows >= 20 and scan.whole and not scan.num_missing:
+        if _counts_rows(scan):
+            return f"counts the rows, as an id does, and is left out{keep}"
+        if re.fullmatch(ID, scan.name) and (scan.ascending or scan.distinct == scan.num_rows):
+            return f"is named like an id, differs from row to row, and is left out{keep}"
     return ""
+
+
+def _counts_rows(scan: Scan) -> bool:
+    """Whether whole numbers go up from row to row and leave out no more than they have (of rows that were filtered),
+    or are all different in any order and leave out one in fifty.
+
+    A measurement is not: it repeats, or leaves out far more. Of more than 10,000 different numbers that are not sorted
+    it is not known whether one repeats; they count the rows where none at all is left out.
+    """
+    span = scan.high - scan.low + 1
+    if scan.ascending:
+        return span <= SPAN[0] * scan.num_rows
+    if scan.counts is None:
+        return span == scan.num_rows
+    return scan.distinct == scan.num_rows and span <= SPAN[1] * scan.num_rows
 
 
 def _check_cells(columns: list[Column], scans: dict[str, Scan], where: Callable[[int], str]) -> None:
@@ -421,12 +371,6 @@ def _check_cells(columns: list[Column], scans: dict[str, Scan], where: Callable[
         raise UserError(*problems)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Says where a row of a batch is."""
-
-    path: str
-    before: int  # rows of the file
-
-    def __call__(self, row: int) -> str:
-        return locate(self.path, self.before + row)
+def _place(path: str, before: int, row: int) -> str:
+    """Where a row of a batch is that has so many rows of its file before it."""
+    return locate(path, before + row)

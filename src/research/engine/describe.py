@@ -4,15 +4,18 @@ import base64
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
 from research.data.base import Data
+from research.data.batches import spread
+from research.data.spec import Column
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +40,27 @@ def describe(cfg: DictConfig, folder: Path) -> None:
         UserError: whatever a run on this data would end with.
     """
     from research.engine.build import read_data
-    from research.engine.report import show
 
     data = read_data(cfg)
-    for section in sections(data):
-        log.info("%s", section.title)
-        show(section.columns, section.rows)
+    tell(data)
     write_page(data, folder, figure(data))
     log.info("page       %s", os.path.relpath(folder / PAGE))
+
+
+def tell(data: Data, most: int | None = None) -> None:
+    """Says what there is, and shows each table.
+
+    Args:
+        most: rows of a table that are shown; None for all.
+    """
+    from research.engine.report import show  # takes seconds, and pages need it not
+
+    log.info("data       %s", data.spec)
+    for section in sections(data):
+        log.info("\n%s", section.title)
+        rest = len(section.rows[most:]) if most else 0
+        more = [(f"... and {rest} more, see {PAGE}", *[""] * (len(section.columns) - 1))] if rest else []
+        show(section.columns, [*section.rows[:most], *more])
 
 
 def write_page(data: Data, folder: Path, picture: Any) -> None:
@@ -87,28 +103,67 @@ def _target(data: Data) -> Section:
 def _sample(data: Data) -> torch.Tensor:
     """(n, D) cells of training rows."""
     rows = data.rows["train"]
-    x = rows[torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).long()][0]
+    x = rows[spread(len(rows), SAMPLE)][0]
     assert isinstance(x, torch.Tensor)
     return x
 
 
+def _known(data: Data) -> list[Column]:
+    """The columns of x; those of data without names are all numbers."""
+    return list(data.spec.columns) or [Column(f"x{i}", "numeric") for i in range(data.spec.shape[0])]
+
+
 def _columns(data: Data) -> Iterator[Section]:
-    x = _sample(data).double()
-    names = [column.name for column in data.spec.columns] or [f"x{i}" for i in range(x.shape[1])]
+    x, total = _sample(data).double(), data.num_rows["train"]
     rows = []
-    for index, name in enumerate(names):
-        column = data.spec.columns[index] if data.spec.columns else None
-        there = x[:, index][~x[:, index].isnan()]
-        kind, missing = column.kind if column else "numeric", 1 - len(there) / len(x)
-        if kind == "categorical":
-            assert column
-            shown = ", ".join(column.categories[:NUM_EXAMPLES]) + (", ..." if len(column.categories) > 5 else "")
-            cells = (f"{len(column.categories)} categories", shown)
+    for column, cells in zip(_known(data), x.T, strict=True):
+        there = cells[~cells.isnan()]
+        if column.kind == "categorical":
+            distinct, holds = f"{len(column.categories):,} categories", _listed(column.categories, NUM_EXAMPLES)
         else:
-            low, mid, high = (float(there.quantile(q)) for q in (0, 0.5, 1)) if len(there) else (0, 0, 0)
-            cells = (f"{len(there.unique()):,} values", f"{low:.4g} ... {mid:.4g} ... {high:.4g}")
-        rows.append((name, kind, f"{missing:.1%}" if missing else "", *cells))
-    yield Section("Columns, in training rows", ("column", "kind", "missing", "distinct", "holds"), rows)
+            distinct = f"{len(there.unique()):,} values"
+            holds = " ... ".join(_cell(there.quantile(q), column) for q in (0, 0.5, 1)) if len(there) else ""
+        missing = len(cells) - len(there)
+        rows.append(
+            (column.name, column.kind, f"{missing:,} ({missing / len(x):.1%})" if missing else "", distinct, holds)
+        )
+    which = "training rows" if len(x) == total else f"{len(x):,} of {total:,} training rows"
+    yield Section(f"Columns, in {which}", ("column", "kind", "missing", "distinct", "holds"), rows)
+    made = _examples(data, NUM_EXAMPLES)
+    lines = [tuple(cells) for cells in zip(["target", *(column.name for column in _known(data))], *made, strict=True)]
+    yield Section("Examples, of training rows", ("column", *[""] * len(made)), lines)
+
+
+def _examples(data: Data, most: int) -> list[list[str]]:
+    """The target and the cells of a few training rows, as they are in the file."""
+    rows, spec = data.rows["train"], data.spec
+    x, y = rows[spread(len(rows), most)]
+    assert isinstance(x, torch.Tensor)
+    if spec.target == "class":
+        target = [spec.classes[int(code)] for code in y]
+    else:
+        target = [", ".join(f"{float(value):.4g}" for value in values) for values in y]
+    return [
+        [name, *(_cell(cell, column) for cell, column in zip(row, _known(data), strict=True))]
+        for name, row in zip(target, x.double(), strict=True)
+    ]
+
+
+def _cell(value: Any, column: Column) -> str:
+    if value.isnan():
+        return ""
+    if column.kind == "categorical":
+        return column.categories[int(value)] if value >= 0 else "(rare)"
+    if column.kind == "boolean":
+        return "yes" if value else "no"
+    if column.kind == "date":
+        return str(np.datetime64(int(value.floor()), "D"))  # float32 has no minutes
+    return f"{float(value):.4g}"
+
+
+def _listed(names: Iterable[str], most: int) -> str:
+    known = list(names)
+    return ", ".join(known[:most]) + (", ..." if len(known) > most else "")
 
 
 def _texts(data: Any) -> Iterator[Section]:
@@ -116,8 +171,8 @@ def _texts(data: Any) -> Iterator[Section]:
 
     rows = []
     for name, held in data.rows.items():
-        lengths = held.lengths.double()
-        rows.append((name, *(f"{float(lengths.quantile(q)):.0f}" for q in (0, 0.25, 0.5, 0.75, 1))))
+        marks = np.quantile(held.lengths.numpy(), (0, 0.25, 0.5, 0.75, 1))
+        rows.append((name, *(f"{mark:.0f}" for mark in marks)))
     yield Section("Tokens of a text", ("split", "least", "1/4", "median", "3/4", "most"), rows)
     made, train = tokenizer(data.tokenizer or PACKAGED), data.rows["train"]
     shown = [
@@ -178,7 +233,7 @@ def _plots(data: Any) -> list[Any]:
         return [_plot_lengths]
     if data.spec.kind == "image":
         rows = data.rows["train"]
-        x, y = rows[torch.linspace(0, len(rows) - 1, min(NUM_PLOTS, len(rows))).long()]
+        x, y = rows[spread(len(rows), NUM_PLOTS)]
         return [_Picture(picture, data.spec.classes[int(label)]) for picture, label in zip(x, y, strict=True)]
     x = _sample(data)
     return [_Column(x[:, index], index) for index in range(min(NUM_PLOTS, x.shape[1]))]

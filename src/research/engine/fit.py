@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.tuner.tuning import Tuner
 from omegaconf import DictConfig, OmegaConf
 
+from research.engine import describe
 from research.engine.build import Parts, build
 from research.engine.checkpoint import FOLDER, newest, path_of
-from research.engine.describe import figure, write_page
 from research.engine.durable import link
 from research.engine.errors import UserError
 from research.engine.guard import RollBack
@@ -26,6 +26,7 @@ from research.engine.resume import Resumed
 
 log = logging.getLogger(__name__)
 
+NUM_TOLD = 10  # rows of each table of the data that the start of a run shows
 BACK = "rolled back"
 ENDED = {"running": "killed", "stopped": "asked to stop"}  # statuses in words
 
@@ -136,16 +137,15 @@ def _tell_data(cfg: DictConfig, folder: Path, record: Record, parts: Parts, new:
     keep(parts, folder)
     log.info("folder     %s", os.path.relpath(folder))
     _keep_data(parts, folder, new)
-    sizes = ", ".join(f"{count} {split}" for split, count in data.num_rows.items())
-    log.info("data       %s; %s", sizes, data.spec)
+    describe.tell(data, NUM_TOLD)
 
 
 def _keep_data(parts: Parts, folder: Path, new: bool) -> None:
     """Which rows each split has (`splits.npz`, ids of the source's rows from 0), and what is in them."""
     ids: dict[str, Any] = {name: rows.numpy() for name, rows in parts.data.ids.items()}
     np.savez_compressed(folder / "splits.npz", **ids)
-    picture = figure(parts.data)
-    write_page(parts.data, folder, picture)
+    picture = describe.figure(parts.data)
+    describe.write_page(parts.data, folder, picture)
     if new and isinstance(parts.trainer.logger, TensorBoard):
         parts.trainer.logger.experiment.add_figure("data", picture, 0)
 
