@@ -6,12 +6,16 @@ import os
 import random
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
@@ -28,6 +32,7 @@ COMMANDS = re.findall(r"^(?:python|cat) .*", PAGE, re.MULTILINE)
 # what makes a command on texts short, and its weights small
 SMALL = "model.pretrained=null data.max_length=16 trainer.max_epochs=5 optimizer.lr=2e-3"
 SHORT = {"model=bert": SMALL, "model=cnn": "data.size=16"}
+RUNS = {"new.csv": "mlp_table", "photos/": "cnn_images"}  # what reads a run is on the files of the newest such
 WORDS = {"good": ["fine", "great", "lovely", "charming", "bright"], "bad": ["dull", "awful", "poor", "tedious", "grim"]}
 
 
@@ -100,11 +105,13 @@ def test_commands_of_the_page(place: Path, hub: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("HF_HOME", str(hub))
     assert len(COMMANDS) == 13
     for line in COMMANDS:
-        if "logs/RUN" in line:
-            continue
         for part, words in SHORT.items():
             line = f"{line} {words}" if part in line else line
-        said = call(place, line)
+        if "logs/RUN" in line:
+            run = next(newest(place, option) for part, option in RUNS.items() if part in line)
+            line = line.replace("logs/RUN", str(run.relative_to(place)))
+        stdin = (place / "new.csv").read_bytes() if line.startswith("cat") else None
+        said = call(place, line.removeprefix("cat new.csv | "), stdin=stdin)
         if "folds" in line:
             assert re.search(r"all\s+5\s+\d\.\d+ ± \d", said)
     regression = metrics(newest(place, "mlp_table"))
@@ -112,6 +119,11 @@ def test_commands_of_the_page(place: Path, hub: Path, monkeypatch: pytest.Monkey
     assert metrics(newest(place, "boosting_table"))["test/r2"] > 0
     assert metrics(newest(place, "cnn_images"))["test/acc"] > 0.8
     assert metrics(newest(place, "bert_text"))["test/acc"] > 0.9
+    found = [json.loads(line) for line in (place / "predictions.jsonl").read_text().splitlines()]
+    assert len(found) == 600
+    assert np.mean([row["prediction"] == row["file"].split("/")[0] for row in found]) > 0.8
+    for name in ("predictions.csv", "predictions.parquet"):
+        assert (place / name).is_file()
 
 
 def test_predictions_are_those_of_the_network(place: Path) -> None:
@@ -167,12 +179,55 @@ def test_a_run_needs_nothing_but_its_folder_to_predict(place: Path, tmp_path: Pa
     assert sum(right) > 0.8 * len(right)
 
 
-def test_an_interrupted_predict_leaves_no_file(place: Path, tmp_path: Path) -> None:
+def test_an_interrupted_predict_leaves_no_file_that_looks_whole(place: Path, tmp_path: Path) -> None:
     call(place, "python src/train.py data=table data.path=houses.csv data.target=price hydra.run.dir=logs/stopped")
-    (tmp_path / "bad.csv").write_text((place / "new.csv").read_text() + "1,2\n")
-    words = [sys.executable, "src/predict.py", "run=logs/stopped", f"input={tmp_path / 'bad.csv'}"]
-    out = tmp_path / "out.csv"
-    done = subprocess.run([*words, f"output={out}"], cwd=place, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "bad.csv: line 44: it has 2 cells, the header has 11" in done.stderr
-    assert not list(tmp_path.glob("*out*"))
+    header, *lines = (place / "houses.csv").read_bytes().splitlines(keepends=True)
+    for number, form in ((signal.SIGTERM, "csv"), (signal.SIGINT, "jsonl"), (signal.SIGKILL, "parquet")):
+        out, part = tmp_path / f"out.{form}", tmp_path / f".out.{form}.part"
+        words = [sys.executable, "src/predict.py", "run=logs/stopped", "input=-", f"output={out}"]
+        with subprocess.Popen(words, cwd=place, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdin
+            assert process.stderr
+            process.stdin.write(header + b"".join(lines * 300))  # several blocks; more could follow, so it waits
+            process.stdin.flush()
+            until = time.monotonic() + 120
+            while not (part.is_file() and part.stat().st_size) and time.monotonic() < until:
+                time.sleep(0.05)
+            process.send_signal(number)
+            code = process.wait(timeout=60)
+            said = process.stderr.read().decode()
+        assert not out.exists()
+        if number == signal.SIGKILL:
+            assert code == -number
+            with pytest.raises(pa.ArrowInvalid):
+                pyarrow.parquet.read_table(part)
+        else:
+            assert code == 128 + number, said
+            assert f"stopped by {number.name}" in said
+            assert not part.exists()
+
+
+def test_wine_and_iris_in_two_forms(place: Path, tmp_path: Path) -> None:
+    for name, load, form, other in (
+        ("wine", bundled.load_wine, "csv", "parquet"),
+        ("iris", bundled.load_iris, "parquet", "csv"),
+    ):
+        made: Any = load(as_frame=True)
+        frame = made.frame.assign(target=made.target_names[made.target]).sample(frac=1, random_state=0)
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        frame.to_parquet(tmp_path / f"{name}.parquet", index=False)
+        words = f"data.path={tmp_path}/{name}.{form} data.target=target data.batch_size=8 hydra.run.dir=logs/{name}"
+        call(place, f"python src/train.py data=table {words}")
+        out = tmp_path / f"{name}_out.{form}"
+        call(place, f"python src/predict.py run=logs/{name} input={tmp_path}/{name}.{other} output={out}")
+        found: Any = pd.read_csv(out) if form == "csv" else pd.read_parquet(out)
+        if form == "csv":
+            pd.testing.assert_frame_equal(found[frame.columns], frame.reset_index(drop=True), check_dtype=False)
+        else:  # of a CSV, whose cells stay texts
+            assert found[frame.columns].to_csv(index=False, quoting=csv.QUOTE_ALL) == pd.read_csv(
+                tmp_path / f"{name}.csv", dtype=str
+            ).to_csv(index=False, quoting=csv.QUOTE_ALL)
+        assert (found["prediction"] == found["target"]).mean() > 0.9
+        assert metrics(place / f"logs/{name}")["test/acc"] > 0.85
+        shares = found[[f"probability_{label}" for label in made.target_names]]
+        assert shares.sum(axis=1).to_numpy() == pytest.approx(np.ones(len(found)), abs=1e-5)

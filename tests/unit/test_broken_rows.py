@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.dataset
 import pytest
 import torch
+from lightning import Trainer
 from making import TABLE, I, Make, T, X, at, both, bytes_, cut, data_of, of_table, of_text, photos, table, text
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -27,15 +28,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Task(nn.Module):
     """A network that says the first class of everything."""
 
-    device = torch.device("cpu")
-
     def __init__(self, spec: Any) -> None:
         super().__init__()
         self.spec = spec
 
-    def forward(self, x: Any) -> Tensor:
+    def answer(self, batch: Any, batch_idx: int) -> tuple[Tensor, Any]:
+        x, y = batch
         size = len(x["input_ids"] if isinstance(x, dict) else x)
-        return torch.eye(self.spec.num_outputs)[:1].expand(size, -1)
+        return torch.eye(self.spec.num_outputs)[:1].expand(size, -1), y
+
+    def predicted(self, raw: Tensor) -> Tensor:
+        return raw
 
 
 NEW = table(num=20, name="new.csv", first=700)
@@ -59,7 +62,7 @@ TO_PREDICT: list[tuple[str, Make, str, str, tuple[str, ...]]] = [
     ("a column of lists", table(of_table(price=lambda i: [i]), 20, "new.jsonl"), T, "new.jsonl out.csv",
      ("column 'price' holds list",)),
     ("no column of texts", table(of_table(), 20, "new.csv"), X, "new.csv out.csv",
-     ("'new.csv' has the columns size, colour, price, good; which has the texts? data.text=...",)),
+     ("'new.csv' lacks the column of texts: no column 'text'",)),
     ("a folder without pictures", lambda folder: (folder / "d").mkdir(), I, "d out.csv", ("'d' holds no picture",)),
     ("rows for pictures", NEW, I, "new.csv out.csv", ("none of the 1 rows can be read", "it is not a picture")),
     ("a run without files", NEW, "data=diabetes", "new.csv out.csv", ("cannot read files; train with data=table",)),
@@ -71,7 +74,7 @@ def predicted(words: str, paths: str, place: Path, monkeypatch: pytest.MonkeyPat
     {T: table(), X: text(), I: photos()}.get(words, both())(place)
     spec = data_of(words).spec
     parts = SimpleNamespace(data=data_of(words, fitted=spec, read=False), task=Task(spec))
-    parts.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device="cpu"))
+    parts.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     monkeypatch.setattr("research.engine.opened.opened", lambda *_, **__: parts)
     given, out = paths.split()
     predict(OmegaConf.create({"input": given, "output": out}), place)

@@ -68,7 +68,7 @@ class FileData(Data):
         """
         named = {name: path for name, path in self.files.items() if path}
         if self.fitted:
-            return [(2, next(path for path in (self.path, *self.files.values()) if path), "test")]
+            return [self._tested(named | ({"path": self.path} if self.path else {}))]
         if self.special.get("split") and named:
             raise UserError(
                 f"data.split={self.special['split']} says the split of each row, and data.train or data.test of each "
@@ -88,8 +88,9 @@ class FileData(Data):
             return [(-1, self.path, "train")]
         names, hidden = hub_splits(self.path)
         if hidden:
-            text = "the split '%s' of the hub has no labels and is left out; test rows are taken from train"
-            honesty.warn(self.findings, text, "', '".join(hidden))
+            text = "the split '%s' of the hub has no labels and is left out%s"
+            taken = "" if len(names) > 1 and "test" in names else "; test rows are taken from train"
+            honesty.warn(self.findings, text, "', '".join(hidden), taken)
         if len(names) == 1:
             return [(-1, self.path, names[0])]
         if "train" not in names:
@@ -97,7 +98,29 @@ class FileData(Data):
             raise UserError(
                 f"'{self.path.removeprefix(HUB)}' has the splits {', '.join(names)}; those that are read: {wanted}."
             )
+        if others := [name for name in names if name not in HUB_NAMES]:
+            text = "the split '%s' of the hub is none of %s, and is left out"
+            honesty.warn(self.findings, text, "', '".join(others), ", ".join(HUB_NAMES))
         return sorted((HUB_NAMES[name], self.path, name) for name in names if name in HUB_NAMES)
+
+    @staticmethod
+    def _tested(named: dict[str, str]) -> tuple[int, str, str]:
+        """The source of a run that is opened on other rows: all of a file, and of a hub dataset its test split."""
+        if len(named) != 1:
+            given = ", ".join(f"data.{name}={path}" for name, path in named.items())
+            raise UserError(f"{given or 'no path is given'}: name the rows to be scored by one path, data.path=...")
+        (path,) = named.values()
+        if not path.startswith(HUB):
+            return 2, path, "test"
+        names, hidden = hub_splits(path)
+        split = names[0] if len(names) == 1 and not hidden else "test"
+        if split not in names:
+            why = "has no labels" if split in hidden else "is not there"
+            raise UserError(
+                f"the split 'test' of '{path.removeprefix(HUB)}', which would be scored, {why}; those with labels are "
+                f"{', '.join(names) or 'none'}. Write the rows to be scored into a file, data.path=FILE."
+            )
+        return 2, path, split
 
     def content(self) -> str:
         """A hash of what the sources hold."""

@@ -7,10 +7,9 @@ import hashlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from research.data.base import Inputs
 from research.data.batches import Rows
 from research.data.file_data import HUB_NAMES, FileData, classes_of
-from research.data.files import HUB, hub
+from research.data.files import HUB, files_in, hub, near
 from research.data.honesty import warn
 from research.data.spec import Spec
 from research.data.splits import Listing
@@ -58,13 +57,14 @@ class ImageData(FileData):
         """Lists the pictures, looks at each once, splits; once."""
         if self.rows:
             return
-        items = [item for given, path, _ in self.sources() for item in _items(path, given)]
+        items = [item for source in self.sources() for item in self._items(*source)]
         seen = self._looked_at(items)
         items, seen = self._readable(items, seen)
         names = [label for _, _, label, _ in items]
         classes = self.fitted.classes if self.fitted else classes_of(sorted(set(names)), len(items), "folder")
         if strange := sorted(set(names) - set(classes)):
-            raise UserError(f"the folder '{strange[0]}' is not one of the run's classes: {', '.join(classes[:10])}.")
+            fix = f" Name the folder of one split, .../{strange[0]} say." if strange[0] in HUB_NAMES else ""
+            raise UserError(f"'{strange[0]}' is not one of the run's classes: {', '.join(classes[:10])}.{fix}")
         codes = {name: code for code, name in enumerate(classes)}
         y = torch.tensor([codes[name] for name in names])
         identity = np.array([int(picture["hash"], 16) for picture in seen], dtype=np.uint64)
@@ -88,16 +88,38 @@ class ImageData(FileData):
         files = [root] if root.is_file() else _pictures(root)
         if not files:
             raise UserError(f"'{path}' holds no picture ({', '.join(sorted(SUFFIXES))}).")
+        if root.is_dir():
+            self._tell_others(root)
         with ThreadPoolExecutor(max(1, self.num_workers)) as pool:  # Pillow decodes without the interpreter's lock
             for start in range(0, len(files), BATCH):
                 part = files[start : start + BATCH]
                 found = list(pool.map(lambda file: _tried(file, self.channels, self.size), part))
                 good = torch.tensor([row for row, value in enumerate(found) if not isinstance(value, str)])
-                wrong = [(row, value) for row, value in enumerate(found) if isinstance(value, str)]
+                names = [str(file.relative_to(root) if file != root else file) for file in part]
+                wrong = [(row, f"{names[row]}: {value}") for row, value in enumerate(found) if isinstance(value, str)]
                 x = [value for value in found if not isinstance(value, str)]
                 pixels = torch.from_numpy(np.stack(x)).float() / 255 if x else torch.empty(0)
-                rows = pa.record_batch({"file": [str(f.relative_to(root) if f != root else f) for f in part]})
-                yield Inputs(rows, pixels, good.long(), wrong)
+                yield Inputs(pa.record_batch({"file": names}), pixels, good.long(), wrong)
+
+    def _items(self, given: int, path: str, split: str) -> list[Item]:
+        """The pictures of a source, in an order that is always the same."""
+        if path.startswith(HUB):
+            return _of_hub(path, given, split)
+        found = _of_folder(path, given)
+        self._tell_others(Path(path))
+        return found
+
+    def _tell_others(self, root: Path) -> None:
+        """Says which files of a folder are not looked at; hidden ones are nobody's pictures."""
+        others = Counter(
+            file.suffix.lower() or "no suffix"
+            for file in files_in(root)
+            if file.suffix.lower() not in SUFFIXES and not file.name.startswith(".")
+        )
+        if others:
+            told = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(10))
+            text = "'%s' holds files that are not read as pictures: %s (those that are: %s)"
+            warn(self.findings, text, root, told, ", ".join(sorted(SUFFIXES)))
 
     def _looked_at(self, items: list[Item]) -> list[dict[str, Any]]:
         """Of each picture its size, a hash of its pixels, and their mean and mean square; or what is wrong with it.
@@ -107,7 +129,11 @@ class ImageData(FileData):
 
         def look(item: Item) -> dict[str, Any]:
             try:
-                pixels, (width, height) = pixels_of(item[0](), self.channels, self.size)
+                content = item[0]()
+            except OSError as error:  # which a change of permissions mends, and no change of the file
+                return {"wrong": error.strerror or str(error), "again": True}
+            try:
+                pixels, (width, height) = pixels_of(content, self.channels, self.size)
             except Exception as error:  # whatever Pillow finds
                 return {"wrong": _said(error)}
             scaled = pixels.astype(np.float64) / 255
@@ -126,7 +152,9 @@ class ImageData(FileData):
         for _, name, _, _ in items:
             key.update(f"{name}\0{_stamp(name)}\0".encode())
         place = Path(self.cache["folder"]) / f"{key.hexdigest()[:32]}.pictures"
-        return kept(place, int(float(self.cache["max_bytes"])), make, lambda path: json.loads(path.read_text()))[0]
+        max_bytes = int(float(self.cache["max_bytes"]))
+        seen, _ = kept(place, max_bytes, make, lambda path: json.loads(path.read_text("utf-8")))
+        return [look(item) if "again" in found else found for item, found in zip(items, seen, strict=True)]
 
     def _readable(self, items: list[Item], seen: list[dict[str, Any]]) -> tuple[list[Item], list[dict[str, Any]]]:
         """Leaves out what cannot be read, when that is little."""
@@ -202,27 +230,24 @@ def _eight_bits(values: Any) -> Any:
     return np.round(values.clip(0, top) * (255 / top)).astype(np.uint8)
 
 
-def _items(path: str, given: int) -> list[Item]:
-    """The pictures of a folder or a hub dataset, in an order that is always the same."""
-    if path.startswith(HUB):
-        return _of_hub(path)
+def _of_folder(path: str, given: int) -> list[Item]:
     root = Path(path)
-    if not root.is_dir():
-        near = get_close_matches(root.name, [p.name for p in root.parent.glob("*")], n=1, cutoff=0.5)
-        hint = f"; did you mean '{root.with_name(near[0])}'?" if near else "."
-        raise UserError(f"there is no folder '{path}'{hint} Give one that has a folder of pictures for each class.")
-    splits = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and entry.name in HUB_NAMES]
+    if (folders := _folders(root)) is None:
+        raise UserError(
+            f"there is no folder '{path}'{near(root)} Give one that has a folder of pictures for each class."
+        )
+    splits = [entry for entry in folders if entry.name in HUB_NAMES]
     if splits and given < 0:
         if len(_pictures(root)) != sum(len(_pictures(entry)) for entry in splits):
             raise UserError(
                 f"some pictures of '{path}' are in {', '.join(entry.name for entry in splits)} and some are not; put "
                 "all of them in, or none."
             )
-        return [item for entry in splits for item in _items(str(entry), HUB_NAMES[entry.name])]
+        return [item for entry in splits for item in _of_folder(str(entry), HUB_NAMES[entry.name])]
     if loose := [file for file in _pictures(root) if file.parent == root]:
         raise UserError(f"{len(loose)} pictures are in the folder of no class ({loose[0]}, ...); move or remove them.")
     found = []
-    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+    for folder in folders:
         pictures = _pictures(folder)
         if not pictures:
             raise UserError(f"'{folder}' holds no picture ({', '.join(sorted(SUFFIXES))}); remove it, or fill it.")
@@ -233,7 +258,17 @@ def _items(path: str, given: int) -> list[Item]:
 
 
 def _pictures(root: Path) -> list[Path]:
-    return sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return [file for file in files_in(root) if file.suffix.lower() in SUFFIXES]
+
+
+def _folders(root: Path) -> list[Path] | None:
+    """Those in a folder that are not hidden; None where there is no folder."""
+    try:
+        return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"the folder '{error.filename}' cannot be read: {error.strerror}.") from error
 
 
 class _Read:
@@ -247,47 +282,39 @@ class _Read:
 
 
 class _ReadHub:
-    def __init__(self, path: str, split: str, column: str, row: int) -> None:
-        self.path, self.split, self.column, self.row = path, split, column, row
+    """Reads a row of a dataset, which is memory-mapped, with its pictures as they are stored."""
+
+    def __init__(self, rows: Any, column: str, row: int) -> None:
+        self.rows, self.column, self.row = rows, column, row
 
     def __call__(self) -> bytes:
-        held = _hub(self.path)[self.split][self.row][self.column]
+        held = self.rows[self.row][self.column]
+        if held is None:
+            raise FileNotFoundError("the cell is empty")
         return held["bytes"] or Path(held["path"]).read_bytes()
 
 
-@lru_cache(maxsize=2)
-def _hub(path: str) -> Any:
-    """With pictures as they are stored, not decoded."""
-    from datasets import Image as Feature
-
-    found = hub(path)
-    for split, data in found.items():
-        for name, feature in data.features.items():
-            if isinstance(feature, Feature):
-                data = data.cast_column(name, Feature(decode=False))
-        found[split] = data
-    return found
-
-
-def _of_hub(path: str) -> list[Item]:
+def _of_hub(path: str, given: int, split: str) -> list[Item]:
     from datasets import ClassLabel
     from datasets import Image as Feature
 
-    found: list[Item] = []
-    splits = _hub(path)
-    names = [name for name in splits if name in HUB_NAMES] if len(splits) > 1 else list(splits)
-    for split in names:
-        features = splits[split].features
-        picture = next((name for name, feature in features.items() if isinstance(feature, Feature)), None)
-        label = next((name for name, feature in features.items() if isinstance(feature, ClassLabel)), None)
-        if picture is None or label is None:
-            raise UserError(f"the dataset '{path}' has no column of pictures with classes: {', '.join(features)}.")
-        classes = features[label].names
-        given = HUB_NAMES[split] if len(names) > 1 else -1
-        for row, code in enumerate(splits[split][label]):
-            name = f"{path} {split} {splits[split]._fingerprint} {row}"
-            found.append((_ReadHub(path, split, picture, row), name, classes[code], given))
-    return found
+    rows = hub(path)[split]
+    picture = next((name for name, feature in rows.features.items() if isinstance(feature, Feature)), None)
+    label = next((name for name, feature in rows.features.items() if isinstance(feature, ClassLabel)), None)
+    if picture is None or label is None:
+        raise UserError(f"the dataset '{path}' has no column of pictures with classes: {', '.join(rows.features)}.")
+    classes, codes = rows.features[label].names, rows[label]
+    if bare := [row for row, code in enumerate(codes) if code is None or code < 0]:
+        raise UserError(
+            f"{len(bare)} of {len(rows)} pictures of '{path}', {split}, have no class, the first is row {bare[0] + 1}; "
+            "remove them."
+        )
+    rows = rows.cast_column(picture, Feature(decode=False))
+    names = (f"{path} {split} {rows._fingerprint} {row}" for row in range(len(rows)))
+    return [
+        (_ReadHub(rows, picture, row), name, classes[code], given)
+        for row, (name, code) in enumerate(zip(names, codes, strict=True))
+    ]
 
 
 def _tried(file: Path, channels: int, size: int) -> Any:

@@ -42,6 +42,7 @@ class Spec:
     class_counts: training rows of each class; empty for `value`.
     columns: of a table: x is then (D,) numbers and codes as in the file, and `shape` what the network sees of them.
     mask, special: of texts: the id that hides a word, if there is one, and those that are no words (padding, ...).
+    text: of texts of the user: their column.
     """
 
     kind: Literal["features", "image", "text"]
@@ -56,6 +57,7 @@ class Spec:
     columns: tuple[Column, ...] = ()
     mask: int | None = None
     special: tuple[int, ...] = ()
+    text: str | None = None
 
     @property
     def num_outputs(self) -> int:

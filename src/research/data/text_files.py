@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,9 @@ class TextFiles(FileData):
         for _, path, split in sources:
             before = len(columns.get("text", ()))
             for batch in batches(path, split):
-                for key, name in self._names(batch.schema.names, path).items():
+                wanted = self._names(batch.schema.names, path)
+                self.text = wanted["text"]  # of all files, and of those to predict
+                for key, name in wanted.items():
                     columns.setdefault(key, []).extend(_texts(batch.column(name), name, path, key))
             sizes.append(len(columns["text"]) - before)
         self._complete(columns, sources, sizes)
@@ -73,7 +76,7 @@ class TextFiles(FileData):
             given = np.array([SPLITS.index(name) for name in columns["split"]], dtype=np.int8)
         self.ids = self.divide(Listing(y, classes, np.array(hashes, dtype=np.uint64), given, **marks))
         self.rows, self.spec = tokens(texts, y, classes, self.ids, self.tokenizer, self.max_length)
-        self.spec = self.fitted or self.spec
+        self.spec = self.fitted or replace(self.spec, text=self.text)
         content = hashlib.sha256(repr((hashes, columns["target"], self.max_length)).encode())
         self.fingerprint = content.hexdigest()
 
@@ -81,9 +84,10 @@ class TextFiles(FileData):
         return text_inputs(path, lambda names: self._text(names, path), self.tokenizer, self.max_length)
 
     def _text(self, names: list[str], path: str) -> str:
-        """The column of texts."""
+        """The column of texts: as the command says, else as the run had it, else as the names of the columns say."""
         rest = [name for name in names if name not in (self.target or "label", *self.special.values())]
-        found = self.text or ("text" if "text" in names else rest[0] if len(rest) == 1 else None)
+        found = self.text or (self.fitted.text if self.fitted else None)
+        found = found or ("text" if "text" in names else rest[0] if len(rest) == 1 else None)
         if found is None:
             raise UserError(f"'{path}' has the columns {', '.join(names)}; which has the texts? data.text=...")
         return found
@@ -91,7 +95,8 @@ class TextFiles(FileData):
     def _names(self, names: list[str], path: str) -> dict[str, str]:
         """Which column is which."""
         wanted = {"text": self._text(names, path), "target": self.target or "label"}
-        wanted |= {key: name for key, name in self.special.items() if name}
+        if not self.fitted:  # of other rows nothing is split
+            wanted |= {key: name for key, name in self.special.items() if name}
         for key, name in wanted.items():
             if name not in names:
                 raise UserError(f"'{path}': data.{key}: {unknown('column', name, names)}")

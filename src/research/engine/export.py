@@ -54,7 +54,8 @@ def write(parts: Any, form: str, into: Path) -> None:
     import torch
 
     task = parts.task.cpu().eval()
-    batches = _batches(parts.data.val_dataloader())
+    data = parts.data
+    batches = _batches(data.val_dataloader() if "val" in data.rows else data.test_dataloader())  # of files it was given
     into.mkdir(parents=True, exist_ok=True)
     theirs = FORMATS[form](parts, batches[0], into)
     least = task.scale_y.std if task.scale_y.fitted else 1.0

@@ -1,17 +1,18 @@
 """A finished run as live objects, for the jobs that score or export it: one device, no logger, no callbacks."""
 
-import logging
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
 
+from research.data.base import Data
+from research.data.file_data import FileData
 from research.data.spec import Spec
-from research.engine.build import Parts, build
+from research.engine.build import Parts, build, read_data
 from research.engine.checkpoint import load, path_of
 from research.engine.errors import UserError
-from research.engine.reopen import changes, record_of, saved_config, tell
-
-log = logging.getLogger(__name__)
+from research.engine.pretrained import from_run
+from research.engine.reopen import Changes, changes, record_of, saved_config, tell
 
 FILES = ("data.path", "data.train", "data.val", "data.test", "data.name")
 
@@ -27,23 +28,50 @@ def opened(cfg: DictConfig, folder: Path, *, cached: bool, read: bool = True) ->
         read: whether rows are read at all.
 
     Raises:
-        UserError: a checkpoint that runs do not have, or parts that cannot work.
+        UserError: a checkpoint that runs do not have, data that is not the run's, or parts that cannot work.
     """
     if cfg.checkpoint not in ("best", "last"):
         raise UserError(f"checkpoint={cfg.checkpoint}: a run has the checkpoints best and last.")
     changed = changes(saved_config(folder), cfg)
     tell(changed)
+    if (made_with := record_of(folder).get("data")) is None:
+        raise UserError(f"'{folder.name}' ended before its data was read, so it has no network; see its train.log.")
     fitted = None
     if named := [key.removeprefix("data.") for key in changed if key in FILES]:
         for key in {"path", "train", "val", "test"} - set(named):
             cfg.data[key] = None
     if named or not read:
-        fitted = Spec.read(record_of(folder)["data"]["spec"])
+        fitted = Spec.read(made_with["spec"])
     cfg.callbacks, cfg.logger = {}, None
     cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy = 1, 1, "auto"
     if not cached:
         cfg.cache = None
-    parts = build(cfg, folder, state=load(path_of(folder, cfg.checkpoint)), fitted=fitted, read=read)
-    if fitted is None and parts.data.fingerprint != record_of(folder)["data"]["fingerprint"]:
-        log.warning("warning    the data is not what the run was made with: its content has changed")
+    try:
+        parts = build(cfg, folder, state=load(path_of(folder, cfg.checkpoint)), fitted=fitted, read=read)
+    except RuntimeError:  # weights of another shape than the data asks for, if it is not the run's own
+        if fitted is None:
+            _refuse_others(read_data(from_run(cfg, folder)), folder, changed)
+        raise
+    if fitted is None:
+        _refuse_others(parts.data, folder, changed)
     return parts
+
+
+def _refuse_others(data: Data, folder: Path, changed: Changes) -> None:
+    """Raises a UserError for rows that are not the run's own, or not split as they were: train rows would be tested."""
+    splits = folder / "splits.npz"
+    before = dict(np.load(splits)) if splits.is_file() else {}
+    same = all(np.array_equal(rows, data.ids[name].numpy()) for name, rows in before.items())
+    if same and data.fingerprint == record_of(folder)["data"]["fingerprint"]:
+        return
+    asked = [f"{key}={now}" for key, (_, now) in changed.items() if key.startswith("data.")]
+    why = f"{', '.join(asked)} makes it other data" if asked else "its content has changed"
+    new = (
+        "; or name rows to be scored, data.path=FILE, which are then all test rows"
+        if isinstance(data, FileData)
+        else ""
+    )
+    raise UserError(
+        f"the data is not what '{folder.name}' was made with: {why}, so that rows it was trained on could be scored as "
+        f"test rows. Put it back{new}."
+    )

@@ -2,8 +2,11 @@
 
 import json
 import logging
+import math
+import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 NUM_TOLD = 20  # rows that could not be read
+LOCATED_BYTES = 8 << 20  # of a file in which their lines are looked up, which reads it again for each
 ROWS, TEXTS = 4096, 64  # that the network sees at once
 
 
@@ -25,13 +29,8 @@ def predict(cfg: DictConfig, folder: Path) -> None:
     Raises:
         UserError: a wrong path or form, a column that the run needs and the file lacks, or no row that can be read.
     """
-    out = Path(str(cfg.output))
-    if out.suffix not in SUFFIXES:
-        raise UserError(f"output={out}: {unknown('form', out.suffix, SUFFIXES)}")
-    if cfg.input != "-" and not Path(cfg.input).exists():
-        raise UserError(f"input={cfg.input}: there is no such file or folder; - reads CSV from standard input.")
-    if cfg.input != "-" and Path(cfg.input).resolve() == out.resolve():
-        raise UserError(f"output={out} is the input; give the predictions another file.")
+    given, out = str(cfg.input), Path(str(cfg.output))
+    _check_paths(given, out)
 
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
@@ -39,38 +38,85 @@ def predict(cfg: DictConfig, folder: Path) -> None:
     from research.engine.opened import opened
 
     parts = opened(cfg, folder, cached=False, read=False)
-    task = parts.task.to(parts.trainer.strategy.root_device).eval()
-    num_rows, wrong = 0, []
+    if parts.task.spec.target == "class" and not parts.task.spec.classes:
+        raise UserError(f"'{folder.name}' predicts hidden words, no classes; first train model=bert on its weights.")
+    parts.task = parts.trainer.precision_plugin.convert_module(parts.task)
+    parts.task.to(parts.trainer.strategy.root_device).eval()
+    unread = Unread()
     columns = (SpinnerColumn(), "rows", MofNCompleteColumn(), TimeElapsedColumn())
     with _written(out) as write, Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("rows", total=None)
         try:
-            for inputs in parts.data.inputs(str(cfg.input)):
-                write(_with_predictions(inputs, task))
-                wrong += [(num_rows + row, why) for row, why in inputs.wrong]
-                num_rows += len(inputs.given)
-                progress.update(bar, completed=num_rows)
+            stream: Any = parts.data.inputs(given)
+            with closing(stream):
+                for inputs in stream:
+                    write(_with_predictions(inputs, parts))
+                    unread.add(inputs)
+                    progress.update(bar, completed=unread.num_rows)
         except UserError:
             raise
         except ValueError as error:
             raise UserError(f"{error}.") from error
-        if len(wrong) == num_rows:
-            raise UserError(f"none of the {num_rows} rows can be read; the first: {wrong[0][1] if wrong else ''}.")
-    for row, why in wrong[:NUM_TOLD]:
-        log.warning("row %d cannot be read and has no prediction: %s", row + 1, why)
-    if len(wrong) > NUM_TOLD:
-        log.warning("... and %d more", len(wrong) - NUM_TOLD)
-    log.info("predicted  %d of %d rows", num_rows - len(wrong), num_rows)
+        if unread.num == unread.num_rows:
+            why = unread.first[0][1] if unread.first else ""
+            raise UserError(f"none of the {unread.num_rows} rows can be read; the first: {why}.")
+    for row, why in unread.first:
+        log.warning("row %d cannot be read and has no prediction: %s%s", row + 1, _place(given, parts, row), why)
+    if unread.num > NUM_TOLD:
+        log.warning("... and %d more", unread.num - NUM_TOLD)
+    log.info("predicted  %d of %d rows", unread.num_rows - unread.num, unread.num_rows)
     log.info("output     %s", out)
 
 
-def _with_predictions(inputs: Any, task: Any) -> Any:
+@dataclass
+class Unread:
+    """How many rows there were, how many of them could not be read, and the first of those, with the reason."""
+
+    num_rows: int = 0
+    num: int = 0
+    first: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, inputs: Any) -> None:
+        """The next rows."""
+        room = NUM_TOLD - len(self.first)
+        self.first += [(self.num_rows + row, why) for row, why in inputs.wrong[:room]]
+        self.num += len(inputs.wrong)
+        self.num_rows += len(inputs.given)
+
+
+def _check_paths(given: str, out: Path) -> None:
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"output={out}: {unknown('form', out.suffix, SUFFIXES)}")
+    if given == "-":
+        return
+    try:
+        os.stat(given)
+        same = Path(given).resolve() == out.resolve()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"input={given}: there is no such file or folder; - reads CSV from standard input.") from error
+    except OSError as error:
+        raise UserError(f"input={given} cannot be read: {error.strerror}.") from error
+    if same:
+        raise UserError(f"output={out} is the input; give the predictions another file.")
+
+
+def _place(given: str, parts: Any, row: int) -> str:
+    """The file and line of a row, where it is cheap to find; of a picture the reason names the file."""
+    if given == "-" or parts.data.spec.kind == "image":
+        return ""
+    from research.data.files import listed, locate
+
+    cheap = sum(file.stat().st_size for file in listed(Path(given))) <= LOCATED_BYTES
+    return f"{locate(given, row)}: " if cheap else ""
+
+
+def _with_predictions(inputs: Any, parts: Any) -> Any:
     """The rows with the columns of predictions behind them."""
     import pyarrow as pa
     import torch
 
-    spec, num_rows = task.spec, len(inputs.given)
-    raw = _raw(inputs.x, task) if len(inputs.good) else None
+    spec, num_rows = parts.task.spec, len(inputs.given)
+    found = _predicted(inputs.x, parts) if len(inputs.good) else torch.empty(0, spec.num_outputs)
     there = [None] * num_rows
 
     def column(values: list[Any], kind: Any) -> Any:
@@ -80,14 +126,12 @@ def _with_predictions(inputs: Any, task: Any) -> Any:
         return pa.array(cells, kind)
 
     if spec.target == "class":
-        shares = raw.softmax(1) if raw is not None else torch.empty(0, len(spec.classes))
-        new = {"prediction": column([spec.classes[i] for i in shares.argmax(1).tolist()], pa.string())}
-        for name, share in zip(spec.classes, shares.T, strict=True):
+        new = {"prediction": column([spec.classes[i] for i in found.argmax(1).tolist()], pa.string())}
+        for name, share in zip(spec.classes, found.T, strict=True):
             new[f"probability_{name}"] = column(share.tolist(), pa.float32())
     else:
-        values = raw if raw is not None else torch.empty(0, spec.num_outputs)
         names = ["prediction"] if spec.num_outputs == 1 else [f"prediction_{i}" for i in range(spec.num_outputs)]
-        new = {name: column(value.tolist(), pa.float32()) for name, value in zip(names, values.T, strict=True)}
+        new = {name: column(value.tolist(), pa.float32()) for name, value in zip(names, found.T, strict=True)}
     table = pa.Table.from_batches([inputs.given])
     if twice := [name for name in new if name in table.column_names]:
         raise UserError(f"the input has a column '{twice[0]}' already; rename it.")
@@ -96,18 +140,25 @@ def _with_predictions(inputs: Any, task: Any) -> Any:
     return table
 
 
-def _raw(x: Any, task: Any) -> Any:
-    """What the task says of all x, (n, C) or (n, K); texts go through it by length, so that little is padded."""
+def _predicted(x: Any, parts: Any) -> Any:
+    """What the task predicts of all x, (n, C) or (n, K), in the precision of the run.
+
+    Texts go through it by length, so that little is padded.
+    """
     import torch
+    from lightning.fabric.utilities import move_data_to_device
+
+    plugin, device = parts.trainer.precision_plugin, parts.trainer.strategy.root_device
+
+    def of(part: Any) -> Any:
+        with plugin.forward_context():
+            raw, _ = parts.task.answer((move_data_to_device(plugin.convert_input(part), device), None), 0)
+        return parts.task.predicted(raw).cpu()
 
     if isinstance(x, torch.Tensor):
-        return torch.cat([task(part.to(task.device)).float().cpu() for part in x.split(ROWS)])
+        return torch.cat([of(part) for part in x.split(ROWS)])
     order = x.lengths.argsort(stable=True)
-    made = []
-    for index in order.split(TEXTS):
-        tokens, _ = x[index]
-        made.append(task({name: value.to(task.device) for name, value in tokens.items()}).float().cpu())
-    return torch.cat(made)[order.argsort()]
+    return torch.cat([of(x[index][0]) for index in order.split(TEXTS)])[order.argsort()]
 
 
 @contextmanager
@@ -138,26 +189,58 @@ def _written(out: Path) -> Iterator[Callable[[Any], None]]:
 def _writer(form: str, path: Path, schema: Any, stack: ExitStack) -> Callable[[Any], None]:
     if form == ".jsonl":
         stream = stack.enter_context(path.open("w", encoding="utf-8"))
-        return lambda table: stream.writelines(
-            json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist()
-        )
+        return lambda table: stream.writelines(_line(row) + "\n" for row in table.to_pylist())
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
 
     kind: Any = pyarrow.csv.CSVWriter if form == ".csv" else pyarrow.parquet.ParquetWriter
+    for column in schema:
+        _check_type(column, form, kind)
     writer = stack.enter_context(kind(str(path), schema))
 
     def write(table: Any) -> None:
         columns = []
-        for field, column in zip(schema, table.columns, strict=True):
+        for column, cells in zip(schema, table.columns, strict=True):
             try:
-                columns.append(column.cast(field.type))
+                columns.append(cells.cast(column.type))
             except pa.ArrowException as error:
                 raise UserError(
-                    f"column '{field.name}' is {column.type} in some rows and {field.type} in those before, which a "
+                    f"column '{column.name}' is {cells.type} in some rows and {column.type} in those before, which a "
                     f"{form} file cannot hold; remove it, or take output=....jsonl."
                 ) from error
         writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
     return write
+
+
+def _check_type(column: Any, form: str, kind: Any) -> None:
+    """Raises a UserError where a file of a form cannot hold a column: by writing none of its rows."""
+    import pyarrow as pa
+
+    schema = pa.schema([column])
+    try:
+        with kind(pa.BufferOutputStream(), schema) as writer:
+            writer.write_table(schema.empty_table())
+    except pa.ArrowException as error:
+        raise UserError(
+            f"column '{column.name}' is {column.type}, which a {form} file cannot hold; remove it, or take "
+            "output=....jsonl."
+        ) from error
+
+
+def _line(row: dict[str, Any]) -> str:
+    settings: dict[str, Any] = {"ensure_ascii": False, "default": str, "allow_nan": False}
+    try:
+        return json.dumps(row, **settings)
+    except ValueError:  # of a number that JSON does not have
+        return json.dumps(_finite(row), **settings)
+
+
+def _finite(value: Any) -> Any:
+    """With None in place of what is not a number, or without end."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

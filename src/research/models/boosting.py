@@ -4,14 +4,16 @@ scikit-learn grows the trees (histogram gradient boosting, after LightGBM, Ke et
 they are saved, scored, exported and used for predictions as any network is. T trees of at most N nodes.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from research.data.spec import Spec
 from research.engine.values import NonNegativeFloat, PositiveFloat, PositiveInt
 
+CHECKED = 1024  # training rows on which the tensors are held against the library
 TABLES = ("feature", "threshold", "left", "right", "value")  # (T, N) each
 
 
@@ -34,7 +36,7 @@ class Boosting(nn.Module):
         spec: Spec,
         num_rounds: PositiveInt,
         learning_rate: PositiveFloat,
-        max_leaf_nodes: PositiveInt,
+        max_leaf_nodes: Annotated[int, Field(ge=2)],
         min_samples_leaf: PositiveInt,
         l2: NonNegativeFloat,
     ) -> None:
@@ -49,8 +51,8 @@ class Boosting(nn.Module):
         num_raw = self.classes if self.classes > 2 else 1  # trees of a round
         kinds = {"feature": torch.long, "left": torch.long, "right": torch.long}
         for name in TABLES:
-            self.register_buffer(name, torch.zeros(num_raw, 1, dtype=kinds.get(name, torch.float64)))
-        self.register_buffer("baseline", torch.zeros(num_raw, dtype=torch.float64))
+            self.register_buffer(name, torch.zeros(num_raw, 1, dtype=kinds.get(name, torch.float32)))
+        self.register_buffer("baseline", torch.zeros(num_raw))
         self.register_buffer("levels", torch.zeros((), dtype=torch.long))
         self.depth = 0  # the same as a number: forward goes down so many levels
 
@@ -59,7 +61,7 @@ class Boosting(nn.Module):
         table: dict[str, Any] = {name: getattr(self, name).flatten() for name in TABLES} | {"shape": self.left.shape}
         num_trees, num_nodes = table["shape"]
         first = torch.arange(num_trees, device=x.device) * num_nodes  # (T,)
-        at, numbers = first.expand(len(x), num_trees), x.flatten(1).double()  # (B, T): the node each row is at
+        at, numbers = first.expand(len(x), num_trees), x.flatten(1)  # (B, T): the node each row is at
         for _ in range(self.depth):
             goes_left = numbers.gather(1, table["feature"][at]) <= table["threshold"][at]
             at = first + torch.where(goes_left, table["left"][at], table["right"][at])
@@ -69,24 +71,26 @@ class Boosting(nn.Module):
             raw = torch.cat([torch.zeros_like(raw), raw], 1)
         return raw.to(x.dtype)
 
-    def fit(self, x: Tensor, y: Tensor, seed: int) -> None:
-        """Grows the trees. x: (N, ...); y: (N,) classes or (N, 1) values."""
+    def fit(self, x: Tensor, y: Tensor, seed: int, weights: Tensor | None = None) -> None:
+        """Grows the trees. x: (N, ...); y: (N,) classes or (N, 1) values; weights: (N,) of the rows, None for 1."""
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
         kind = HistGradientBoostingClassifier if self.classes else HistGradientBoostingRegressor
         made: Any = kind(**self.settings, random_state=seed)
         x = x.flatten(1)
-        made.fit(x.numpy(), y.flatten().numpy())
+        made.fit(x.numpy(), y.flatten().numpy(), None if weights is None else weights.numpy())
         trees = [tree.nodes for trees in made._predictors for tree in trees]
         size = max(map(len, trees))
         for name in TABLES:
             setattr(self, name, torch.stack([_column(nodes, name, size) for nodes in trees]))
-        self.baseline = torch.from_numpy(made._baseline_prediction).flatten().double()
+        self.baseline = torch.from_numpy(made._baseline_prediction).flatten().float()
         self.depth = max(int(nodes["depth"].max()) for nodes in trees)
         self.levels = torch.tensor(self.depth)
-        expected = torch.from_numpy(made.decision_function(x.numpy()) if self.classes else made.predict(x.numpy()))
-        found = self(x.double())[:, 1] if self.classes == 2 else self(x.double())
-        if not torch.allclose(found.reshape(expected.shape), expected, atol=1e-6):  # its trees are no public interface
+        some = x[torch.linspace(0, len(x) - 1, min(len(x), CHECKED)).long()]
+        expected = torch.from_numpy((made.decision_function if self.classes else made.predict)(some.numpy()))
+        found = self(some)[:, 1] if self.classes == 2 else self(some)
+        found = found.double().reshape(expected.shape)
+        if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5):  # its trees are no public interface
             raise RuntimeError("the trees of this release of scikit-learn are not of the form that is expected")
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any, **more: Any) -> None:
@@ -108,5 +112,13 @@ def _column(nodes: Any, name: str, size: int) -> Tensor:
     elif name == "feature":
         values = torch.where(leaf, 0, values.long())
     elif name == "value":
-        values = torch.where(leaf, values, 0.0)
+        values = torch.where(leaf, values, 0.0).float()
+    elif name == "threshold":
+        values = rounded_down(values)
     return nn.functional.pad(values, (0, size - len(values)))
+
+
+def rounded_down(thresholds: Tensor) -> Tensor:
+    """float64 as the next float32 that is not above: what is in float32 lies on the same side of both."""
+    nearest = thresholds.float()
+    return torch.where(nearest.double() > thresholds, nearest.nextafter(torch.tensor(-torch.inf)), nearest)

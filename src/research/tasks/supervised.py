@@ -70,6 +70,10 @@ class Supervised(FitsMemory):
         x, y = batch
         return self.net(self.scale_x(x)), y
 
+    def predicted(self, raw: Tensor) -> Tensor:
+        """Of what the network says: (B, C) probabilities, or (B, K) values in the data's units."""
+        return raw.float().softmax(1) if self.spec.target == "class" else self.scale_y.inverse(raw.float())
+
     def loss_of(self, batch: Any, batch_idx: int) -> tuple[Tensor, int]:
         raw, y = self.answer(batch, batch_idx)
         return self.loss(raw, self.scale_y(y)), len(y)
@@ -129,7 +133,7 @@ class Supervised(FitsMemory):
         losses: Any = self.losses[split]
         metrics: Any = self.metrics[split]
         losses.update(self.loss(raw, self.scale_y(y)), len(y))
-        predicted = raw.float().softmax(1) if self.spec.target == "class" else self.scale_y.inverse(raw.float())
+        predicted = self.predicted(raw)
         metrics.update(predicted, y)
         return predicted
 
