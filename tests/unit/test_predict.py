@@ -20,7 +20,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from composing import quick
-from making import TABLE, I, T, X, both, data_of, of_table, of_text, photos, table, text, two
+from making import TABLE, I, T, X, at, both, data_of, of_table, of_text, photos, table, text, two
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
@@ -395,6 +395,14 @@ def test_a_run_is_not_scored_on_its_own_files_with_other_content(place: Path, fi
     table(of_table(**column))(place)
     told = r"not what 'run' was made with: its content has changed.* or name rows to be scored, data\.path=FILE"
     with pytest.raises(UserError, match=told):
+        evaluate(cfg, place / "run")
+
+
+def test_a_change_that_cannot_be_split_is_told_as_a_change(place: Path, finished: Any) -> None:
+    table()(place)
+    cfg = finished(*T.split())
+    table(of_table(**at("perhaps", "good")))(place)
+    with pytest.raises(UserError, match=r"'perhaps' \(1\) in each part(.|\n)*have changed since, put them back"):
         evaluate(cfg, place / "run")
 
 

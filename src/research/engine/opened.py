@@ -14,6 +14,10 @@ from research.engine.errors import UserError
 from research.engine.pretrained import from_run
 from research.engine.reopen import Changes, changes, record_of, saved_config, tell
 
+CHANGED = (
+    "a run's own rows are read as it read them: where they have changed since, put them back; new rows are scored from "
+    "a file of another name, data.path=FILE."
+)
 FILES = ("data.path", "data.train", "data.val", "data.test", "data.name")
 
 
@@ -48,6 +52,10 @@ def opened(cfg: DictConfig, folder: Path, *, cached: bool, read: bool = True) ->
         cfg.cache = None
     try:
         parts = build(cfg, folder, state=load(path_of(folder, cfg.checkpoint)), fitted=fitted, read=read)
+    except UserError as error:
+        if fitted is None and read and any(problem.startswith("data: ") for problem in error.problems):
+            raise UserError(*error.problems, CHANGED) from error
+        raise
     except RuntimeError:  # weights of another shape than the data asks for, if it is not the run's own
         if fitted is None:
             _refuse_others(read_data(from_run(cfg, folder)), folder, changed)
