@@ -204,3 +204,12 @@ def test_nothing_left_to_train(command: Command) -> None:
     again = command("train", f"resume={run.folder}", ok=False)
     assert again.code == 1
     assert "trainer.max_epochs=2" in again.out
+
+
+def test_fewer_epochs_than_there_were_are_refused(command: Command) -> None:
+    run = command("train", "trainer.max_epochs=2")
+    before = (run.folder / "run.json").read_bytes()
+    again = command("train", f"resume={run.folder}", "trainer.max_epochs=1", ok=False)
+    assert again.code == 1
+    assert "is in epoch 2, so trainer.max_epochs=1 is past" in again.out
+    assert (run.folder / "run.json").read_bytes() == before

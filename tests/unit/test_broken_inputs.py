@@ -58,6 +58,8 @@ FILES: list[Case] = [
     ("a number of 71 bits", table(of_table(**at(2**70, "price")), name="t.jsonl"), f"{TABLE} data.path=t.jsonl",
      ("t.jsonl: line 17, column 'price': 1180591620717411303424 has more than 64 bits",)),
     ("semicolons", table(separator=";"), T, ("t.csv: its cells are separated by ';'",)),
+    ("semicolons and commas", table(separator=";", lines={11: "1,5;red;3;yes"}), T,
+     ("t.csv: its cells are separated by ';'",)),
     ("tabs in a csv", table(separator="\t"), T, ("t.csv: its cells are separated by", ".tsv")),
     ("commas in a tsv", table(name="t.tsv"), f"{TABLE} data.path=t.tsv", ("t.tsv: its cells are separated by ','",)),
     ("a name twice", table(lines={1: "size,size,price,good"}), T, ("t.csv: the header names 'size' more than once",)),

@@ -170,7 +170,8 @@ class Unseen:
 
     def told(self) -> list[str]:
         """A sentence a column."""
-        lists = {name: ", ".join([*told, "..."][: NUM_EXAMPLES + 1]) for name, told in self.examples.items()}
+        most = {name: ["..."] if len(told) == NUM_EXAMPLES else [] for name, told in self.examples.items()}
+        lists = {name: ", ".join([*told, *most[name]]) for name, told in self.examples.items()}
         return [
             f"column '{name}': {num} cell(s) have a category that the network does not know ({lists[name]})"
             for name, num in self.num.items()

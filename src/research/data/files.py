@@ -328,11 +328,22 @@ def _said(error: str, file: Path | None) -> str:
         where = f"column '{header[int(column[1])]}', " if column and int(column[1]) < len(header) else ""
         return f"{where}{place}{NOT_UTF8}"
     if counts := re.search(r"Expected (\d+) columns, got (\d+): (.*)", error, re.DOTALL):
+        if wrong := _separated(header, str(_kind(file)) if file else ","):
+            return wrong
         given = counts[3].strip()[:60]
         return f"{place}it has {counts[2]} cells, the header has {counts[1]}: {given}"
     if "Empty CSV" in error:
         return "it has no header and no rows."
     return f"{place}{' '.join(error.split())}"
+
+
+def _separated(names: list[str], delimiter: str) -> str:
+    """What to do about a header that is cut into cells by another mark, in words; nothing where it is not."""
+    other = next((mark for mark in ",;\t|" if mark != delimiter and mark in names[0]), "") if len(names) == 1 else ""
+    if not other:
+        return ""
+    fix = "name it .tsv" if other == "\t" else "name it .csv" if other == "," else f"write '{delimiter}' in its place"
+    return f"its cells are separated by {other!r}, not {delimiter!r}; {fix}."
 
 
 def _csv(source: Any, delimiter: str) -> Iterator[pa.RecordBatch]:
@@ -346,11 +357,8 @@ def _csv(source: Any, delimiter: str) -> Iterator[pa.RecordBatch]:
         convert_options=arrow.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False),
     )
     names = [name.strip() for name in reader.schema.names]
-    if len(names) == 1 and (other := next((mark for mark in ",;\t|" if mark != delimiter and mark in names[0]), "")):
-        fix = (
-            "name it .tsv" if other == "\t" else "name it .csv" if other == "," else f"write '{delimiter}' in its place"
-        )
-        raise pa.ArrowInvalid(f"its cells are separated by {other!r}, not {delimiter!r}; {fix}.")
+    if wrong := _separated(names, delimiter):
+        raise pa.ArrowInvalid(wrong)
     for batch in reader:
         yield batch.rename_columns(names)
 

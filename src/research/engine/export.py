@@ -115,6 +115,8 @@ def _onnx(parts: Any, example: Any, into: Path) -> Reader:
     given = tuple(example.values()) if isinstance(example, dict) else (example,)
     free = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} if isinstance(example, dict) else {0: Dim.DYNAMIC}
     path = into / "model.onnx"
+    for name in ("onnxscript", "onnx_ir"):  # which tell each step
+        logging.getLogger(name).setLevel(logging.WARNING)
     torch.onnx.export(
         Positional().eval(),
         given,

@@ -103,7 +103,12 @@ def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | N
 
 
 def _check_resume(cfg: DictConfig, folder: Path, state: dict[str, Any], was: str, changed: Changes) -> None:
-    done, batch = state["position"]["epoch"], state["position"]["batch"]
+    done, batch, most = state["position"]["epoch"], state["position"]["batch"], cfg.trainer.max_epochs or -1
+    if 0 < most < done + (batch > 0):
+        raise UserError(
+            f"'{folder.name}' is in epoch {done + (batch > 0)}, so trainer.max_epochs={most} is past; ask for more, or "
+            "take the run as it is: src/evaluate.py."
+        )
     if was == "finished" and cfg.trainer.max_epochs and done >= cfg.trainer.max_epochs > 0:
         raise UserError(
             f"'{folder.name}' has trained all its {done} epochs; to go on, ask for more: trainer.max_epochs={2 * done}."

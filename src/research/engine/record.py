@@ -28,6 +28,7 @@ from research.engine.stop import Stopped
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[3]
+CODE = ("*.py", "*.yaml", "*.toml")  # new files that belong to the code of a run; not a user's data beside it
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -158,7 +159,7 @@ def _scene() -> dict[str, Any]:
 
 
 def _diff() -> str | None:
-    """Of tracked files and of new ones, as `git apply` takes it; through a copy of the index, which stays as it is."""
+    """Of tracked files and of new code, as `git apply` takes it; through a copy of the index, which stays as it is."""
     index = _git("rev-parse", "--git-path", "index")
     if index is None:
         return None
@@ -166,7 +167,7 @@ def _diff() -> str | None:
         copy = Path(place) / "index"
         if (ROOT / index.strip()).is_file():
             shutil.copy(ROOT / index.strip(), copy)
-        _git("add", "--all", "--intent-to-add", index=copy)
+        _git("add", "--intent-to-add", "--", *CODE, index=copy)
         return _git("diff", "HEAD", index=copy)
 
 
