@@ -75,6 +75,8 @@ def test_a_new_file_is_in_the_record(clone: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=clone, check=True)
     subprocess.run(["git", "add", "README.md"], cwd=clone, check=True)
     subprocess.run(["git", *AUTHOR, "commit", "-qm", "x"], cwd=clone, check=True)
+    people = clone / "people.csv"  # a user's data beside the code is not
+    people.write_text("name\nAda\n")
     done = subprocess.run(
         [sys.executable, "src/train.py", "trainer=debug"], cwd=clone, capture_output=True, check=False
     )
@@ -82,6 +84,7 @@ def test_a_new_file_is_in_the_record(clone: Path) -> None:
     record = json.loads(next(clone.glob("logs/*/run.json")).read_text())["git"]
     assert len(record["commit"]) == 40
     assert "+++ b/src/research/models/cnn.py" in record["diff"]
+    assert f"+++ b/{people.name}" not in record["diff"]
     status = subprocess.run(["git", "diff", "--cached", "--stat"], cwd=clone, capture_output=True, check=True)
     assert status.stdout == b""  # the index is as it was
 
