@@ -118,7 +118,7 @@ def test_the_page_has_every_table_and_what_was_found(place: Path) -> None:
     assert [ax.get_title() for ax in picture.axes[:4]] == ["training rows of each class", "size", "colour", "price"]
     bars = [round(bar.get_height()) for bar in picture.axes[0].patches]
     assert bars == torch.bincount(data.rows["train"].labels).tolist()
-    write_page(data, place, picture)
+    write_page(data, place, picture, sections(data))
     page = (place / "data.html").read_text()
     assert "column &#39;one&#39; has one value" in page
     assert "&lt;b&gt;" in page

@@ -42,13 +42,12 @@ def describe(cfg: DictConfig, folder: Path) -> None:
     from research.engine.build import read_data
 
     data = read_data(cfg)
-    tell(data)
-    write_page(data, folder, figure(data))
+    write_page(data, folder, figure(data), tell(data))
     log.info("page       %s", os.path.relpath(folder / PAGE))
 
 
-def tell(data: Data, most: int | None = None) -> None:
-    """Says what there is, and shows each table.
+def tell(data: Data, most: int | None = None) -> list[Section]:
+    """Says what there is, and shows each table; gives the tables.
 
     Args:
         most: rows of a table that are shown; None for all.
@@ -56,14 +55,16 @@ def tell(data: Data, most: int | None = None) -> None:
     from research.engine.report import show  # takes seconds, and pages need it not
 
     log.info("data       %s", data.spec)
-    for section in sections(data):
+    made = sections(data)
+    for section in made:
         log.info("\n%s", section.title)
         rest = len(section.rows[most:]) if most else 0
         more = [(f"... and {rest} more, see {PAGE}", *[""] * (len(section.columns) - 1))] if rest else []
         show(section.columns, [*section.rows[:most], *more])
+    return made
 
 
-def write_page(data: Data, folder: Path, picture: Any) -> None:
+def write_page(data: Data, folder: Path, picture: Any, made: list[Section]) -> None:
     """`data.html` in a folder: tables, the picture, what was warned of."""
     from jinja2 import Environment
 
@@ -71,7 +72,7 @@ def write_page(data: Data, folder: Path, picture: Any) -> None:
     picture.savefig(stream, format="png", dpi=110)
     template = Environment(autoescape=True).from_string((Path(__file__).with_name("describe.html")).read_text("utf-8"))
     encoded = base64.b64encode(stream.getvalue()).decode()
-    page = template.render(spec=data.spec, sections=sections(data), findings=data.findings, picture=encoded)
+    page = template.render(spec=data.spec, sections=made, findings=data.findings, picture=encoded)
     (folder / PAGE).write_text(page, encoding="utf-8")
 
 

@@ -142,7 +142,6 @@ def _tell_data(cfg: DictConfig, folder: Path, record: Record, parts: Parts, new:
     keep(parts, folder)
     log.info("folder     %s", os.path.relpath(folder))
     _keep_data(parts, folder, new)
-    describe.tell(data, NUM_TOLD)
 
 
 def _keep_data(parts: Parts, folder: Path, new: bool) -> None:
@@ -150,7 +149,7 @@ def _keep_data(parts: Parts, folder: Path, new: bool) -> None:
     ids: dict[str, Any] = {name: rows.numpy() for name, rows in parts.data.ids.items()}
     np.savez_compressed(folder / "splits.npz", **ids)
     picture = describe.figure(parts.data)
-    describe.write_page(parts.data, folder, picture)
+    describe.write_page(parts.data, folder, picture, describe.tell(parts.data, NUM_TOLD))
     if new and isinstance(parts.trainer.logger, TensorBoard):
         parts.trainer.logger.experiment.add_figure("data", picture, 0)
 

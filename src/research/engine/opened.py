@@ -1,6 +1,7 @@
 """A finished run as live objects, for the jobs that score or export it: one device, no logger, no callbacks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
@@ -58,19 +59,19 @@ def opened(cfg: DictConfig, folder: Path, *, cached: bool, read: bool = True) ->
         raise
     except RuntimeError:  # weights of another shape than the data asks for, if it is not the run's own
         if fitted is None:
-            _refuse_others(read_data(from_run(cfg, folder)), folder, changed)
+            _refuse_others(read_data(from_run(cfg, folder)), folder, made_with, changed)
         raise
     if fitted is None:
-        _refuse_others(parts.data, folder, changed)
+        _refuse_others(parts.data, folder, made_with, changed)
     return parts
 
 
-def _refuse_others(data: Data, folder: Path, changed: Changes) -> None:
+def _refuse_others(data: Data, folder: Path, made_with: dict[str, Any], changed: Changes) -> None:
     """Raises a UserError for rows that are not the run's own, or not split as they were: train rows would be tested."""
     splits = folder / "splits.npz"
     before = dict(np.load(splits)) if splits.is_file() else {}
     same = all(np.array_equal(rows, data.ids[name].numpy()) for name, rows in before.items())
-    if same and data.fingerprint == record_of(folder)["data"]["fingerprint"]:
+    if same and data.fingerprint == made_with["fingerprint"]:
         return
     asked = [f"{key}={now}" for key, (_, now) in changed.items() if key.startswith("data.")]
     why = f"{', '.join(asked)} makes it other data" if asked else "its content has changed"

@@ -116,7 +116,7 @@ class Saving(Checkpoint):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not asked.patient or not pl_module.automatic_optimization:
             return
-        self.stop = self.agreement.of(trainer, asked.number, now=True)[0]
+        self._heed(trainer)
         if self.stop:
             self.validating = True
             self._save(trainer)
@@ -131,10 +131,10 @@ class Saving(Checkpoint):
         if trainer.is_last_batch or trainer.should_stop:  # else max_steps ended the run within an epoch
             self.ends = trainer.should_stop
             self._save(trainer, self._is_best(trainer))
-        self.stop = self.agreement.of(trainer, asked.number, now=True)[0]
+        self._heed(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stop = self.agreement.of(trainer, asked.number, now=True)[0]
+        self._heed(trainer)
         self._proceed(trainer)
         asked.patient = False
         self._insist()
@@ -158,6 +158,10 @@ class Saving(Checkpoint):
         self.saved_at = time.monotonic()
         path = f"{trainer.default_root_dir}/{FOLDER}/{names[0]}"
         trainer.save_checkpoint(path, storage_options={"names": names, "keep": self.keep})
+
+    def _heed(self, trainer: Trainer) -> None:
+        """Asks all processes, now, whether a signal has come."""
+        self.stop = self.agreement.of(trainer, asked.number, now=True)[0]
 
     def _proceed(self, trainer: Trainer) -> None:
         """Has what was saved written, now that the step before is logged; then leaves where a signal asked for it."""
