@@ -31,12 +31,28 @@ def weight_vector(spec: Spec, given: ClassWeights) -> Tensor | None:
     return torch.tensor(given, dtype=torch.float32)
 
 
+def total_weight(loss: nn.Module, y: Tensor) -> int | Tensor:
+    """Return what the mean loss of a batch divides by: its number of rows, or what `loss.total_weight(y)` says.
+
+    Means of batches are put together by it, so that a reported loss does not depend on the size of batches. A loss of
+    your own that is not a plain mean over its rows needs that method.
+    """
+    own = getattr(loss, "total_weight", None)
+    return len(y) if own is None else own(y)
+
+
 class CrossEntropy(nn.CrossEntropyLoss):
     """prediction: (B, C) logits; y: (B,) classes, or (B, C) shares of classes."""
 
     def __init__(self, spec: Spec, label_smoothing: Fraction, class_weights: ClassWeights) -> None:
         spec.need("loss=cross_entropy", target="class")
-        super().__init__(weight_vector(spec, class_weights), label_smoothing=label_smoothing)
+        super().__init__(label_smoothing=label_smoothing)
+        # a setting, not a state: a checkpoint must not bring back weights that the command has changed
+        self.register_buffer("weight", weight_vector(spec, class_weights), persistent=False)
+
+    def total_weight(self, y: Tensor) -> int | Tensor:
+        """Return what torch divides by: the weights of the classes of all rows, or the rows where y are shares."""
+        return len(y) if self.weight is None or y.dim() > 1 else self.weight[y].sum()
 
 
 class Focal(nn.Module):
@@ -51,7 +67,13 @@ class Focal(nn.Module):
         super().__init__()
         spec.need("loss=focal", target="class")
         self.gamma = gamma
-        self.register_buffer("weight", weight_vector(spec, class_weights))
+        self.register_buffer("weight", weight_vector(spec, class_weights), persistent=False)
+
+    def total_weight(self, y: Tensor) -> int | Tensor:
+        """Return what `forward` divides by."""
+        if self.weight is None:
+            return len(y)
+        return self.weight[y].sum() if y.dim() == 1 else (y * self.weight).sum()
 
     def forward(self, prediction: Tensor, y: Tensor) -> Tensor:
         log_p = log_softmax(prediction, 1)  # (B, C)

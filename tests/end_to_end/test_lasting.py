@@ -317,7 +317,7 @@ def spoilt(factor: float, when: Callable[..., bool], waits: bool = False, batch_
     def fault() -> None:
         real, start = Supervised.loss_of, Finite.on_train_start
 
-        def loss_of(task: Any, batch: Any, batch_idx: int) -> tuple[torch.Tensor, int]:
+        def loss_of(task: Any, batch: Any, batch_idx: int) -> tuple[torch.Tensor, Any]:
             loss, rows = real(task, batch, batch_idx)
             at = (task.trainer.current_epoch, batch_idx) == (1, batch_at)
             return (loss * factor if at and task.training and when(task) else loss), rows
@@ -418,7 +418,7 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_gradients(
     def fault() -> None:
         real = Supervised.loss_of
 
-        def loss_of(task: Any, batch: Any, batch_idx: int) -> tuple[torch.Tensor, int]:
+        def loss_of(task: Any, batch: Any, batch_idx: int) -> tuple[torch.Tensor, Any]:
             late = (task.trainer.current_epoch, batch_idx) >= (1, 7)
             if task.training and late and where == "forward" and len(batch[1]) > 20:
                 raise torch.OutOfMemoryError("simulated")
@@ -438,7 +438,7 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_gradients(
 
 def test_a_row_that_does_not_fit_is_told(tmp_path: Path) -> None:
     def fault() -> None:
-        def loss_of(task: Any, batch: Any, batch_idx: int) -> tuple[torch.Tensor, int]:
+        def loss_of(task: Any, batch: Any, batch_idx: int) -> tuple[torch.Tensor, Any]:
             if task.training:
                 raise torch.OutOfMemoryError("simulated")
             return torch.zeros(()), 1

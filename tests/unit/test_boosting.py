@@ -71,7 +71,7 @@ def test_the_seed_is_that_of_the_run_and_the_loss_that_of_all_rows(tmp_path: Pat
     x, y, seed, weights = spy.fitted
     assert (seed, weights) == (7, None)
     assert len(y) == parts.data.num_rows["train"]
-    assert parts.task.train_rows == len(y)
+    assert parts.task.train_weight == len(y)
     expected = nn.functional.cross_entropy(spy(x), y)
     assert float(parts.trainer.callback_metrics["train/loss"]) == pytest.approx(float(expected), rel=1e-5)
 

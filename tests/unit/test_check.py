@@ -329,7 +329,7 @@ def test_signature_comes_from_the_first_base_that_has_one(modules: Modules) -> N
 def test_signature_of_a_function() -> None:
     found = signature("research.engine.schedules.step")
     assert found is not None
-    assert list(found.types) == ["optimizer", "horizon", "interval", "step_size", "gamma"]
+    assert list(found.types) == ["optimizer", "length", "interval", "step_size", "gamma"]
     assert not found.open
 
 

@@ -225,14 +225,20 @@ def test_processes_share_out_each_training_batch(setting: Setting) -> None:
 
 
 @settings(deadline=None)
-@given(drawn(enough=True))
-def test_weighted_losses_of_processes_average_to_the_loss_of_the_batch(setting: Setting) -> None:
+@given(drawn(enough=True), st.integers(1, 5))
+def test_losses_of_batches_and_processes_add_up_to_the_mean_over_the_rows_of_a_step(setting: Setting, num: int) -> None:
     losses = torch.rand(setting.num_rows, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     orders = setting.orders(train=True)
-    for index, parts in enumerate(zip(*orders, strict=True)):
-        weighted = [order.weight(index) * losses[part].mean().item() for order, part in zip(orders, parts, strict=True)]
-        mean = losses[torch.cat(parts)].mean().item()
-        assert sum(weighted) / setting.world_size == pytest.approx(mean, rel=1e-12)
+    batches = list(zip(*orders, strict=True))
+    for first in range(0, len(batches), num):  # steps of `num` batches, the last perhaps of fewer
+        window = range(first, min(first + num, len(batches)))
+        shared = [
+            order.share(index, window) * losses[part].mean().item()
+            for index in window
+            for order, part in zip(orders, batches[index], strict=True)
+        ]
+        rows = torch.cat([part for index in window for part in batches[index]])
+        assert sum(shared) / setting.world_size == pytest.approx(losses[rows].mean().item(), rel=1e-12)
 
 
 def test_batches_of_texts_are_of_like_length() -> None:

@@ -14,10 +14,11 @@ from torch.optim import SGD, Adam, Optimizer
 
 from research.engine.build import build, make
 from research.engine.errors import UserError
-from research.engine.schedules import Horizon, constant, cosine, linear, onecycle, plateau, step
+from research.engine.schedules import TrainingLength, constant, cosine, linear, onecycle, plateau, step
 
 LR, MORE_LR = 0.2, 0.05  # of two parameter groups
-HORIZON = Horizon(step=100, epoch=20)
+LENGTH = TrainingLength(steps=100, epochs=20)
+TOTAL = {"step": 100, "epoch": 20}
 INTERVALS = pytest.mark.parametrize("interval", ["step", "epoch"])
 
 
@@ -29,27 +30,27 @@ def an_optimizer(kind: Any = SGD, **more: Any) -> Optimizer:
 def rates(make_schedule: Callable[..., Any], interval: Any, **settings: Any) -> list[float]:
     """The rate at each count of intervals, the end included. Both groups keep their ratio."""
     optimizer = an_optimizer()
-    schedule = make_schedule(optimizer, HORIZON, interval=interval, **settings)
+    schedule = make_schedule(optimizer, LENGTH, interval=interval, **settings)
     assert schedule["interval"] == interval
     found = []
-    for _ in range(getattr(HORIZON, interval) + 1):
+    for _ in range(TOTAL[interval] + 1):
         one, other = (group["lr"] for group in optimizer.param_groups)
         assert other == pytest.approx(one * MORE_LR / LR, abs=1e-12)
         found.append(one)
         optimizer.step()
-        if len(found) <= getattr(HORIZON, interval):
+        if len(found) <= TOTAL[interval]:
             schedule["scheduler"].step()
     return found
 
 
 @INTERVALS
 def test_constant_without_warmup(interval: str) -> None:
-    assert rates(constant, interval, warmup_frac=0.0) == [LR] * (getattr(HORIZON, interval) + 1)
+    assert rates(constant, interval, warmup_frac=0.0) == [LR] * (TOTAL[interval] + 1)
 
 
 @INTERVALS
 def test_constant_rises_from_near_zero_and_stays(interval: str) -> None:
-    total = getattr(HORIZON, interval)
+    total = TOTAL[interval]
     warmup = total // 10
     found = rates(constant, interval, warmup_frac=0.1)
     assert found[:warmup] == pytest.approx([LR * (n + 1) / (warmup + 1) for n in range(warmup)])
@@ -60,7 +61,7 @@ def test_constant_rises_from_near_zero_and_stays(interval: str) -> None:
 @pytest.mark.parametrize("final", [0.0, 0.25])
 @pytest.mark.parametrize("warmup_frac", [0.0, 0.1, 0.5])
 def test_linear(interval: str, final: float, warmup_frac: float) -> None:
-    total = getattr(HORIZON, interval)
+    total = TOTAL[interval]
     warmup = round(warmup_frac * total)
     found = rates(linear, interval, warmup_frac=warmup_frac, final_frac=final)
     up = [LR * (n + 1) / (warmup + 1) for n in range(warmup)]
@@ -75,7 +76,7 @@ def test_linear(interval: str, final: float, warmup_frac: float) -> None:
 @pytest.mark.parametrize("final", [0.0, 0.25])
 @pytest.mark.parametrize("warmup_frac", [0.0, 0.1, 0.5])
 def test_cosine(interval: str, final: float, warmup_frac: float) -> None:
-    total = getattr(HORIZON, interval)
+    total = TOTAL[interval]
     warmup = round(warmup_frac * total)
     found = rates(cosine, interval, warmup_frac=warmup_frac, final_frac=final)
     up = [LR * (n + 1) / (warmup + 1) for n in range(warmup)]
@@ -89,7 +90,9 @@ def test_cosine(interval: str, final: float, warmup_frac: float) -> None:
 @pytest.mark.parametrize("make_schedule", [linear, cosine])
 def test_rate_stays_at_its_end_when_a_run_is_longer_than_was_said(make_schedule: Callable[..., Any]) -> None:
     optimizer = an_optimizer()
-    schedule = make_schedule(optimizer, Horizon(4, 1), interval="step", warmup_frac=0.0, final_frac=0.5)["scheduler"]
+    schedule = make_schedule(optimizer, TrainingLength(4, 1), interval="step", warmup_frac=0.0, final_frac=0.5)[
+        "scheduler"
+    ]
     for _ in range(9):
         optimizer.step()
         schedule.step()
@@ -98,9 +101,9 @@ def test_rate_stays_at_its_end_when_a_run_is_longer_than_was_said(make_schedule:
 
 @INTERVALS
 def test_onecycle(interval: str) -> None:
-    total = getattr(HORIZON, interval)
+    total = TOTAL[interval]
     optimizer = an_optimizer(momentum=0.9)
-    schedule = onecycle(optimizer, HORIZON, interval, pct_start=0.3, div_factor=25.0, final_div_factor=100.0)  # pyright: ignore[reportArgumentType]
+    schedule = onecycle(optimizer, LENGTH, interval, pct_start=0.3, div_factor=25.0, final_div_factor=100.0)  # pyright: ignore[reportArgumentType]
     found, momenta = [], []
     for n in range(total + 1):
         found.append(optimizer.param_groups[0]["lr"])
@@ -126,7 +129,7 @@ def test_onecycle(interval: str) -> None:
 
 def test_onecycle_brings_no_momentum_to_an_optimizer_that_was_given_none() -> None:
     optimizer = an_optimizer(momentum=0.0)
-    onecycle(optimizer, HORIZON, "step", pct_start=0.3, div_factor=25.0, final_div_factor=100.0)
+    onecycle(optimizer, LENGTH, "step", pct_start=0.3, div_factor=25.0, final_div_factor=100.0)
     assert [group["momentum"] for group in optimizer.param_groups] == [0.0, 0.0]
 
 
@@ -141,7 +144,7 @@ def test_step(interval: str) -> None:
 )
 def test_plateau_lowers_the_rate_after_patience(mode: Any, values: list[int]) -> None:
     optimizer = an_optimizer()
-    schedule = plateau(optimizer, HORIZON, monitor="val/f1", mode=mode, factor=0.1, patience=2)
+    schedule = plateau(optimizer, LENGTH, monitor="val/f1", mode=mode, factor=0.1, patience=2)
     found = []
     for value in values:
         schedule["scheduler"].step(value)
@@ -213,6 +216,6 @@ def test_plateau_steps_once_after_each_validation(tmp_path: Path) -> None:
 
 def test_plateau_of_an_option_follows_the_monitor_of_the_run() -> None:
     cfg = composed("scheduler=plateau", "monitor=val/f1", "mode=max")
-    schedule = make(cfg.scheduler)(an_optimizer(Adam), HORIZON)
+    schedule = make(cfg.scheduler)(an_optimizer(Adam), LENGTH)
     assert schedule["monitor"] == "val/f1"
     assert schedule["scheduler"].mode == "max"

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from research.data.batches import BatchOrder, Rows, Tokens
 from research.data.spec import Spec
 from research.engine.randomness import AUGMENT, fold, reseed
+from research.engine.schedules import position
 from research.engine.stop import deaf
 
 
@@ -103,17 +104,10 @@ class Data(LightningDataModule):
             held, sampler=order, batch_size=None, pin_memory=torch.cuda.is_available(), worker_init_fn=deaf, **workers
         )
 
-    def position(self) -> dict[str, int]:
-        """Where training goes on: in which epoch, after how many of its batches."""
-        trainer = self.trainer
-        assert trainer is not None
-        epoch: Any = trainer.fit_loop.epoch_progress.current
-        within = epoch.started > epoch.processed
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return {"epoch": epoch.processed, "batch": batches if within else 0}
-
     def state_dict(self) -> dict[str, int]:
-        return self.position()
+        assert self.trainer is not None
+        epoch, batch = position(self.trainer)
+        return {"epoch": epoch, "batch": batch}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.start = state_dict["epoch"], state_dict["batch"]

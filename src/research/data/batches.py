@@ -80,7 +80,7 @@ class BatchOrder(Sampler[Tensor]):
     """The indices of each batch, for `DataLoader(rows, sampler=..., batch_size=None)`.
 
     `batch_size` counts the rows of all processes together, so that a run means the same on one device and on eight.
-    In training the processes share out each batch; where shares differ by a row, `weight` makes up for it. (A batch
+    In training the processes share out each batch; where shares differ by a row, `share` makes up for it. (A batch
     with fewer rows than processes is left out.) In evaluation every row goes to exactly one process.
 
     Args:
@@ -155,10 +155,14 @@ class BatchOrder(Sampler[Tensor]):
         least = self.world_size if self.train else self.rank + 1
         return (full if self.batch_size >= least else 0) + (rest >= least)
 
-    def weight(self, batch_idx: int) -> float:
-        """The factor of this process's mean loss that makes the mean over processes the mean over rows."""
-        rows = self.sizes[batch_idx]
-        return len(range(self.rank, rows, self.world_size)) * self.world_size / rows
+    def share(self, batch_idx: int, window: range) -> float:
+        """Return the factor that makes this process's mean loss of a batch its part of a mean over rows.
+
+        The mean is over all rows of the batches in `window`, once its parts are added up over the batches and averaged
+        over the processes.
+        """
+        own = len(range(self.rank, self.sizes[batch_idx], self.world_size))
+        return own * self.world_size / sum(self.sizes[index] for index in window)
 
 
 def _drawn(weights: Tensor, num: int, generator: torch.Generator) -> Tensor:

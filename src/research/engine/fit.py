@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.tuner.tuning import Tuner
 from omegaconf import DictConfig, OmegaConf
 
 from research.engine import describe
-from research.engine.build import Parts, build
-from research.engine.checkpoint import FOLDER, newest, path_of
+from research.engine.build import Parts, build, make
+from research.engine.checkpoint import FOLDER, load, newest, path_of
 from research.engine.durable import link
 from research.engine.errors import UserError
 from research.engine.guard import RollBack
@@ -22,12 +24,14 @@ from research.engine.pretrained import keep
 from research.engine.record import Record, write_config
 from research.engine.reopen import Changes, changes, tell
 from research.engine.report import show
-from research.engine.resume import Resumed
+from research.engine.resume import Resume, missing_state
+from research.engine.saving import Saving
 
 log = logging.getLogger(__name__)
 
 NUM_TOLD = 10  # rows of each table of the data that the start of a run shows
 BACK = "rolled back"
+BEFORE = ("find_lr", "find_batch_size", "pretrain")  # settings for what comes before the first step
 ENDED = {"running": "killed", "stopped": "asked to stop"}  # statuses in words
 
 
@@ -55,6 +59,9 @@ def fit(cfg: DictConfig, folder: Path, record: Record | None, was: str | None) -
         parts, start = _prepared(cfg, folder, record, was)
         try:
             parts.trainer.fit(parts.task, parts.data, ckpt_path=start, weights_only=True)
+            if record:
+                _tell_end(record, parts)
+            _compare_last(folder, parts)
             if record and not path_of(folder, "best").is_file():  # of a run that was never validated, the newest
                 link(path_of(folder, "last"), path_of(folder, "best"))
             parts.trainer.strategy.barrier()
@@ -80,7 +87,7 @@ def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | N
         start, state = newest(folder, tidy=record is not None)
         changed = changes(DictConfig(state["config"]), cfg)
         _check_resume(cfg, folder, state, was, changed)
-    callbacks = [Resumed(changed, was == "finished" or bool(changed))] if start else []
+    callbacks = [Resume(changed, was == "finished" or bool(changed))] if start else []
     parts = build(cfg, folder, callbacks, state)
     files: Any = parts.trainer.strategy.checkpoint_io
     saving: Any = parts.trainer.checkpoint_callback
@@ -88,7 +95,7 @@ def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | N
     if start and state:
         files.opened = start, state
     if was and isinstance(parts.trainer.logger, TensorBoard | Csv):
-        parts.trainer.logger.restart(state["global_step"] if state else 0)
+        parts.trainer.logger.restart(state["curves"] if state else 0)
     if record:
         _tell_data(cfg, folder, record, parts, new=start is None)
     if start is None and was != BACK:
@@ -102,6 +109,54 @@ def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | N
     return parts, start
 
 
+def _tell_end(record: Record, parts: Parts) -> None:
+    """Say in one line why a run ended, where it was not by its last epoch."""
+    trainer = parts.trainer
+    whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    num_epochs = epochs.processed
+    if whole and num_epochs == trainer.max_epochs:
+        record.add(ended_by=None)
+        return
+    why = "a callback asked for it"
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        why = f"trainer.max_steps={trainer.max_steps} reached"
+    elif any(isinstance(c, Timer) and (c.time_remaining() or 1) <= 0 for c in _callbacks(trainer)):
+        why = "trainer.max_time is used up"
+    for callback in _callbacks(trainer):
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+            why = _early(callback)
+    limit = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+    log.info("ended      in epoch %d%s, after %d steps: %s", num_epochs, limit, trainer.global_step, why)
+    record.add(ended_by=why)
+
+
+def _callbacks(trainer: Any) -> list[Any]:
+    return trainer.callbacks
+
+
+def _early(callback: EarlyStopping) -> str:
+    if callback.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
+        best = callback.best_score.item()
+        return f"early stopping, {callback.monitor} was not better than {best:.4g} in {callback.wait_count} validations"
+    return f"early stopping, {(callback.stopping_reason_message or '').removesuffix(' Signaling Trainer to stop.')}"
+
+
+def _compare_last(folder: Path, parts: Parts) -> None:
+    """Validate the last state of a run that did not, having ended within an epoch; it may be the best."""
+    trainer, saving = parts.trainer, parts.trainer.checkpoint_callback
+    assert isinstance(saving, Saving)
+    if not trainer.enable_validation or saving.validated == trainer.global_step:
+        return
+    parts.task.load_state_dict(load(path_of(folder, "last"))["state_dict"])
+    trainer.validate(parts.task, datamodule=parts.data, verbose=False)
+    value = trainer.callback_metrics.get(saving.monitor)
+    if value is not None and saving.improves(float(value)):
+        saving.best = float(value)
+        if trainer.is_global_zero:
+            link(path_of(folder, "last"), path_of(folder, "best"))
+
+
 def _check_resume(cfg: DictConfig, folder: Path, state: dict[str, Any], was: str, changed: Changes) -> None:
     done, batch, most = state["position"]["epoch"], state["position"]["batch"], cfg.trainer.max_epochs or -1
     if 0 < most < done + (batch > 0):
@@ -112,6 +167,23 @@ def _check_resume(cfg: DictConfig, folder: Path, state: dict[str, Any], was: str
     if was == "finished" and cfg.trainer.max_epochs and done >= cfg.trainer.max_epochs > 0:
         raise UserError(
             f"'{folder.name}' has trained all its {done} epochs; to go on, ask for more: trainer.max_epochs={2 * done}."
+        )
+    steps = cfg.trainer.max_steps
+    if was == "finished" and 0 <= steps <= state["global_step"]:
+        raise UserError(
+            f"'{folder.name}' has trained all its {steps} steps; to go on, ask for more: trainer.max_steps={2 * steps}."
+        )
+    if late := [key for key in BEFORE if key in changed and changed[key][1]]:
+        raise UserError(f"{', '.join(late)}: this comes before the first step of a run; start a new run.")
+    kept = any(name.startswith("loss.") for name in state["state_dict"])
+    if kept and any(key.startswith("loss.") for key in changed):
+        raise UserError("the loss of this run has weights of its own, so that it cannot be changed; start a new run.")
+    same = "optimizer._target_" not in changed
+    if same and (missing := sorted(missing_state(make(cfg.optimizer), state))):
+        asked = ", ".join(f"{key}={changed[key][1]}" for key in changed if key.startswith("optimizer."))
+        raise UserError(
+            f"{asked} needs what the optimizer has not counted so far ({', '.join(missing)}); start a new run, or take "
+            "another optimizer, which begins anew."
         )
     if batch and (other := [key for key in changed if key in COUNTS]):
         raise UserError(

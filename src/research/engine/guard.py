@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from research.engine.errors import UserError
+from research.engine.memory import FitsMemory, Weight
 from research.engine.randomness import DROPOUT, fold, reseed
 from research.engine.values import PositiveInt, Probability
 
@@ -19,10 +20,6 @@ log = logging.getLogger(__name__)
 
 
 EPOCH = 2**32  # more batches than an epoch has
-
-
-class SkipStep(Exception):
-    """Raised before a step that is left out; `Supervised.optimizer_step` catches it."""
 
 
 class RollBack(Exception):
@@ -59,7 +56,8 @@ class Finite(Callback):
         self.policy, self.rollbacks, self.factor = policy, rollbacks, factor
         self.skipped = 0
         self.first: Tensor | None = None  # the step and the batch that were bad first, on the device; -1 for none
-        self.good: tuple[Tensor, int, list[Tensor]] | None = None  # what a bad step has changed that is put back
+        # what a bad step has changed that is put back: the loss that was counted, its weight, and the buffers
+        self.good: tuple[Tensor, Weight, list[Tensor]] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped}
@@ -80,12 +78,17 @@ class Finite(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Optimizer) -> None:
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        found = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        total = pl_module.train_loss if scaled or not found else get_total_norm(found) + pl_module.train_loss
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        found = [p.grad for p in parameters if p.grad is not None]
+        total = _counted(pl_module)[0]
+        if found and not scaled:
+            total = total + get_total_norm(found)
         bad = ~torch.isfinite(total)
         if not self.waits:
             if bad:
                 self._act(trainer, pl_module, trainer.global_step, trainer.fit_loop.epoch_loop.batch_idx)
+                for parameter in parameters:  # by which an optimizer leaves them as they are
+                    parameter.grad = None
             self._remember(pl_module)
             return
         now = torch.where(bad, trainer.global_step * EPOCH + trainer.fit_loop.epoch_loop.batch_idx, -1)
@@ -110,9 +113,10 @@ class Finite(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._look(trainer, pl_module)
 
-    def _remember(self, task: Any) -> None:
+    def _remember(self, task: LightningModule) -> None:
         if self.policy == "skip":  # batch norm has seen the rows of a step before their loss is known
-            self.good = task.train_loss.clone(), task.train_rows, [buffer.clone() for buffer in task.net.buffers()]
+            loss, weight = _counted(task)
+            self.good = loss.clone(), weight, [buffer.clone() for buffer in task.buffers()]
 
     def _look(self, trainer: Trainer, task: Any) -> None:
         if self.first is not None and (first := int(self.first)) >= 0:
@@ -124,11 +128,12 @@ class Finite(Callback):
             self.skipped += 1
             log.warning("skipped    %s", told)
             assert self.good is not None
-            loss, task.train_rows, buffers = self.good
-            task.train_loss = loss.clone()
-            for buffer, kept in zip(task.net.buffers(), buffers, strict=True):
+            loss, weight, buffers = self.good
+            if isinstance(task, FitsMemory):
+                task.train_loss, task.train_weight = loss.clone(), weight
+            for buffer, kept in zip(task.buffers(), buffers, strict=True):
                 buffer.copy_(kept)
-            raise SkipStep
+            return
         if self.policy == "rollback":
             raise RollBack(told, self.factor, self.rollbacks)
         raise UserError(
@@ -137,9 +142,21 @@ class Finite(Callback):
         )
 
 
+def _counted(task: LightningModule) -> tuple[Tensor, Weight]:
+    """Return the loss of the epoch so far and its weight; nothing of a task that does not count them."""
+    if isinstance(task, FitsMemory):
+        return task.train_loss, task.train_weight
+    return torch.zeros((), device=task.device), 0
+
+
 def explained(trainer: Any, task: Any, batch_idx: int) -> str:
-    """Runs a batch of this epoch again, to say where its first number that is not finite comes from."""
+    """Run a batch of this epoch again, to say where its first number that is not finite comes from.
+
+    That needs a task with one loss and a dataset that gives a batch again; of another only its parameters are named.
+    """
     data = trainer.datamodule
+    if not isinstance(task, FitsMemory) or not task.automatic_optimization or not hasattr(data, "batch"):
+        return f"batch {batch_idx} of epoch {trainer.current_epoch}: a loss or a gradient is not finite{_worst(task)}."
     index, batch = data.batch(batch_idx)
     ids = data.ids["train"][index] if "train" in data.ids else index
     rows = ", ".join(map(str, ids[:8].tolist())) + (", ..." if len(ids) > 8 else "")
@@ -159,9 +176,12 @@ def explained(trainer: Any, task: Any, batch_idx: int) -> str:
         return f"{at}: the loss is {loss.item():g}; the first output that is not finite is that of {begun[0]}."
     if not torch.isfinite(loss):
         return f"{at}: the loss is {loss.item():g}, of predictions that are all finite."
+    return f"{at}: the loss is {loss.item():g}, but gradients are not finite{_worst(task)}."
+
+
+def _worst(task: nn.Module) -> str:
     wrong = [n for n, p in task.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    where = f", the nearest to the loss in {wrong[-1]}" if wrong else ""
-    return f"{at}: the loss is {loss.item():g}, but gradients are not finite{where}."
+    return f", the nearest to the loss in {wrong[-1]}" if wrong else ""
 
 
 def _watch(task: nn.Module, begun: list[str]) -> Iterator[Any]:

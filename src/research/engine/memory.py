@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from research.engine.errors import UserError
-from research.engine.guard import SkipStep
 from research.engine.randomness import DROPOUT, fold, reseed
 
 log = logging.getLogger(__name__)
+
+
+Weight = int | float | Tensor  # what a mean loss divides by: its rows, or the sum of their weights
 
 
 class Redo(Exception):
@@ -23,39 +25,60 @@ class Redo(Exception):
 class FitsMemory(LightningModule):
     """Halves the rows that go through the network at once until they fit; the optimizer step keeps all of its rows.
 
-    Gradients are those of the whole batch up to rounding, unless rows of a batch see one another (batch norm), draw
-    random numbers, or count by their class (class weights). With several processes there is no such rescue, as they
-    exchange gradients while they make them.
+    Gradients are those of the whole batch up to rounding, unless rows of a batch see one another (batch norm) or draw
+    random numbers. With several processes, or where a task optimizes by hand, there is no such rescue.
 
     Attributes:
         parts: into which each batch is cut.
+        train_loss: of this epoch so far, summed over rows.
+        train_weight: what their mean divides by.
     """
 
     parts, redo = 1, False
+    train_loss: Tensor
+    train_weight: Weight
     uncounted = 0  # the first batch of a step to be done again whose loss is not counted yet
 
-    def loss_of(self, batch: Any, batch_idx: int) -> tuple[Tensor, int]:
-        """The mean loss of a batch, and of how many rows."""
+    def loss_of(self, batch: Any, batch_idx: int) -> tuple[Tensor, Weight]:
+        """Return the mean loss of a batch, and what it divides by."""
         raise NotImplementedError
 
-    def count(self, loss: Tensor, rows: int) -> None:
-        """Takes note of the mean loss of a batch that is learnt from."""
+    def weight_of(self, batch: Any) -> Weight:
+        """Return what the mean loss of a batch divides by, before it is computed."""
+        return _rows(batch)
+
+    def count(self, loss: Tensor, weight: Weight) -> None:
+        """Take note of the mean loss of a batch that is learnt from."""
         raise NotImplementedError
 
-    def learn(self, batch: Any, batch_idx: int) -> tuple[Tensor, int] | None:
-        """The mean loss of a batch, counted, and its rows; None when the step will be done again."""
+    def loss_scale(self, batch_idx: int) -> float:
+        """Return the factor of the mean loss of a batch that makes the gradients of a step the mean over its rows.
+
+        Lightning divides each loss by `accumulate_grad_batches`, and averages gradients over processes. Neither is
+        right for the last step of an epoch, which has fewer batches, nor for batches or shares of unequal sizes.
+        """
+        trainer: Any = self.trainer
+        num_batches = trainer.accumulate_grad_batches
+        if num_batches == 1 and trainer.world_size == 1:
+            return 1.0
+        first = batch_idx - batch_idx % num_batches
+        window = range(first, min(first + num_batches, trainer.num_training_batches))
+        return num_batches * trainer.train_dataloader.sampler.share(batch_idx, window)
+
+    def learn(self, batch: Any, batch_idx: int) -> tuple[Tensor, Weight] | None:
+        """Return the mean loss of a batch, counted, and its weight; None when the step will be done again."""
         if self.redo:
             return None
         try:
             if self.parts > 1 and batch_idx % self.trainer.accumulate_grad_batches == 0:
                 self.zero_grad()
-            loss, rows = self.loss_of(batch, batch_idx) if self.parts == 1 else self._in_parts(batch, batch_idx)
+            loss, weight = self.loss_of(batch, batch_idx) if self.parts == 1 else self._in_parts(batch, batch_idx)
         except Exception as error:
             self._fail(error, _rows(batch))
             self.uncounted = batch_idx
             return None
-        self.count(loss.detach(), rows)
-        return loss, rows
+        self.count(loss.detach(), weight)
+        return loss, weight
 
     def backward(self, loss: Tensor, *more: Any, **settings: Any) -> None:
         if self.parts > 1:
@@ -78,9 +101,6 @@ class FitsMemory(LightningModule):
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         try:
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        except SkipStep:
-            self._scaled_again()
-            self.zero_grad()
         except Redo:
             self._scaled_again()
             while self.redo:
@@ -102,29 +122,32 @@ class FitsMemory(LightningModule):
             _, batch = data.batch(batch_idx)
             reseed(fold(data.seed, trainer.current_epoch, batch_idx, trainer.global_rank, DROPOUT))
             try:
-                loss, rows = self._in_parts(batch, batch_idx)
+                loss, weight = self._in_parts(batch, batch_idx)
             except Exception as error:
                 self._fail(error, _rows(batch))
                 return
             if batch_idx >= self.uncounted:
-                self.count(loss, rows)
+                self.count(loss, weight)
                 self.uncounted = batch_idx + 1
 
-    def _in_parts(self, batch: Any, batch_idx: int) -> tuple[Tensor, int]:
-        """Adds the gradients of a batch, part by part; gives its mean loss, without a graph, and its rows."""
+    def _in_parts(self, batch: Any, batch_idx: int) -> tuple[Tensor, Weight]:
+        """Adds the gradients of a batch, part by part; gives its mean loss, without a graph, and its weight."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        found = []
-        for part, share in _cut(batch, self.parts):
+        scale = self.loss_scale(batch_idx) / self.trainer.accumulate_grad_batches
+        whole, losses, weights = self.weight_of(batch), [], []
+        for part in _cut(batch, self.parts):
+            share = self.weight_of(part) / whole
             with self.trainer.precision_plugin.train_step_context():
-                loss, rows = self.loss_of(part, batch_idx)
-            whole = loss * share / self.trainer.accumulate_grad_batches
-            (scaler.scale(whole) if scaler else whole).backward()
-            found.append((loss.detach() * share, rows))
-        losses, counts = zip(*found, strict=True)
-        return torch.stack(losses).sum(), sum(counts)
+                loss, weight = self.loss_of(part, batch_idx)
+            scaled = loss * share * scale
+            (scaler.scale(scaled) if scaler else scaled).backward()
+            losses.append(loss.detach() * share)
+            weights.append(weight)
+        return torch.stack(losses).sum(), sum(weights)
 
     def _fail(self, error: Exception, rows: int) -> None:
-        if not isinstance(error, torch.OutOfMemoryError) or self.trainer.world_size > 1:
+        rescued = self.trainer.world_size == 1 and self.automatic_optimization
+        if not isinstance(error, torch.OutOfMemoryError) or not rescued:
             raise error
         if self.parts >= rows:
             raise UserError(f"out of memory with a single row of the batch: {error}") from error
@@ -138,10 +161,10 @@ def _rows(batch: Any) -> int:
     return len(batch[1])
 
 
-def _cut(batch: Any, parts: int) -> Iterator[tuple[Any, float]]:
-    """Parts of a batch of B rows, each with its share of them."""
+def _cut(batch: Any, parts: int) -> Iterator[Any]:
+    """Cut a batch of B rows into parts of equal size, but for the last."""
     rows = _rows(batch)
     size = -(-rows // parts)
     for start in range(0, rows, size):
         part = slice(start, start + size)
-        yield tree_map_only(Tensor, lambda x, part=part: x[part], batch), min(size, rows - start) / rows
+        yield tree_map_only(Tensor, lambda x, part=part: x[part], batch)

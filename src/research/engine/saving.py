@@ -1,6 +1,7 @@
-"""When a run is saved: after each epoch, every few minutes or steps in between, and when it is asked to stop."""
+"""When a run is saved: after each epoch, every few minutes or steps in between, and wherever it ends or is stopped."""
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from research.engine.checkpoint import BEST, FOLDER, LAST, Files, path_of
 from research.engine.errors import UserError
+from research.engine.schedules import position
 from research.engine.stop import Stopped, asked
 from research.engine.values import PositiveFloat, PositiveInt
 
@@ -26,6 +28,10 @@ class Saving(Checkpoint):
     What is saved is always the state after a whole step. A copy of it is made at once, in the host's memory, and a
     thread writes that (`checkpoint.Files`) once Lightning has logged the step, so that no checkpoint is ahead of the
     curves. A signal is heeded there as well.
+
+    A run that ends within an epoch, because its steps or its time are used up say, is saved there, so that it can go on
+    with the next batch. What such an end adds to the curves is drawn at the next step, where a run that goes on draws
+    anew.
 
     Args:
         monitor: a logged metric; looked at after each validation and each epoch.
@@ -54,19 +60,23 @@ class Saving(Checkpoint):
         self.files: Files | None = None
         self.stop: int | None = None  # the signal at which to leave
         self.ends = False  # training was to end here
+        self.validated = -1  # the step whose weights were validated last
         self.validating = False  # what is saved now was being validated
         self.agreement = Agreement()
+        self._last_step = 0  # the optimizer step that was looked at last
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "ends": self.ends}
+        return {"best": self.best, "ends": self.ends, "validated": self.validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.ends = state_dict["best"], state_dict["ends"]
+        self.best, self.ends, self.validated = (state_dict[name] for name in ("best", "ends", "validated"))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             assert isinstance(trainer.strategy.checkpoint_io, Files)
             self.files = trainer.strategy.checkpoint_io
+            # With max_steps Lightning would resume at the end of an epoch by an empty one.
+            trainer.fit_loop._iteration_based_training = lambda: False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         asked.take()  # from Lightning, which would end the run without saving it
@@ -76,7 +86,7 @@ class Saving(Checkpoint):
         trainer.should_stop = self.ends
         if not path_of(Path(trainer.default_root_dir), "best").is_file():  # damaged, and put aside
             self.best = None
-        self.saved_at, self.reserved = time.monotonic(), False
+        self.saved_at, self.reserved, self._last_step = time.monotonic(), False, trainer.global_step
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._proceed(trainer)
@@ -88,7 +98,7 @@ class Saving(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loop = trainer.fit_loop.epoch_loop
-        if not pl_module.automatic_optimization or loop._should_accumulate():  # what is fitted has no steps
+        if not _saves_within_epoch(pl_module) or loop._should_accumulate():
             return
         assert self.files is not None
         if self.files.failures >= self.attempts:
@@ -97,24 +107,26 @@ class Saving(Checkpoint):
             self.reserved, taken = True, trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             if trainer.is_global_zero:
                 self.files.reserve(taken)
-        fetcher = trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        if trainer.is_last_batch or loop._should_check_val_fx(fetcher):
+        steps, self._last_step = (self._last_step, trainer.global_step), trainer.global_step
+        if trainer.is_last_batch or _validates(trainer):
             return  # the validation, or the end of the epoch, belongs to the step
         self.stop, due = self.agreement.of(trainer, asked.number, self.every_s, self.saved_at)
-        due |= self.every_steps is not None and trainer.global_step % self.every_steps == 0
+        due |= self.every_steps is not None and steps[0] // self.every_steps < steps[1] // self.every_steps
         waits = self.files.busy and trainer.world_size == 1  # of several processes only the first knows
-        if self.stop or trainer.global_step == trainer.max_steps or (due and not waits):
+        if ends := _ends(trainer):
+            self.ends = trainer.should_stop
+            loop._skip_next_val = True  # which Lightning would add where it was asked to stop
+        if self.stop or ends or (due and not waits):
             self._save(trainer)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if asked.number and asked.patient and trainer.world_size == 1 and pl_module.automatic_optimization:
+        if asked.number and asked.patient and trainer.world_size == 1 and _saves_within_epoch(pl_module):
             raise StopIteration  # leaves out the rest of the validation
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or not asked.patient or not pl_module.automatic_optimization:
+        if trainer.sanity_checking or not asked.patient or not _saves_within_epoch(pl_module):
             return
         self._heed(trainer)
         if self.stop:
@@ -123,14 +135,19 @@ class Saving(Checkpoint):
             self._proceed(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        ends = trainer.is_last_batch or trainer.should_stop  # then the epoch is what is saved
-        if asked.patient and pl_module.automatic_optimization and not ends:
+        if trainer.sanity_checking or not asked.patient:
+            return
+        self.validated = trainer.global_step
+        if _saves_within_epoch(pl_module) and not trainer.is_last_batch:  # else the epoch is what is saved
+            self.ends = trainer.should_stop
             self._save(trainer, self._is_best(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_last_batch or trainer.should_stop:  # else max_steps ended the run within an epoch
+        if trainer.is_last_batch:
             self.ends = trainer.should_stop
             self._save(trainer, self._is_best(trainer))
+        else:  # saved with its last step; what is logged of a part of an epoch is no point of its curve
+            trainer.fit_loop.epoch_loop._batches_that_stepped += 1
         self._heed(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -147,8 +164,10 @@ class Saving(Checkpoint):
             self.files.wait()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        checkpoint["position"], checkpoint["config"] = data.position(), self.config
+        epoch, batch = position(trainer)
+        checkpoint["position"], checkpoint["config"] = {"epoch": epoch, "batch": batch}, self.config
+        # the step of the next point of a curve; within an epoch Lightning counts the batch only after it is saved
+        checkpoint["curves"] = trainer.fit_loop.epoch_loop._batches_that_stepped + (batch > 0)
         if self.validating:
             progress = {"total": BEGUN, "current": BEGUN, "is_last_batch": False}
             checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = progress
@@ -177,6 +196,10 @@ class Saving(Checkpoint):
             trainer.strategy.barrier()  # the first process to end would have the others ended
             raise Stopped(self.stop)
 
+    def improves(self, value: float) -> bool:
+        """Return whether a value of the monitor is better than the best so far; one that is no number never is."""
+        return not math.isnan(value) and (self.best is None or self.sign * value < self.sign * self.best)
+
     def _is_best(self, trainer: Trainer) -> bool:
         """Whether the monitor is better than ever; it is then the best from now on."""
         self._settle()
@@ -184,7 +207,7 @@ class Saving(Checkpoint):
         if value is None:
             return False
         score = float(value)
-        if self.best is not None and not self.sign * score < self.sign * self.best:
+        if not self.improves(score):
             return False
         if trainer.is_global_zero:  # which alone knows what is written
             self.claimed = self.best, trainer.global_step
@@ -209,6 +232,27 @@ class Saving(Checkpoint):
             if self.files.failures >= self.attempts:
                 raise UserError(f"the result cannot be saved: {self.files.error}.")
             self.files.again()
+
+
+def _saves_within_epoch(task: LightningModule) -> bool:
+    return getattr(task, "saves_within_epoch", True)
+
+
+def _validates(trainer: Trainer) -> bool:
+    """Return whether a validation is due after this batch, be the run to stop or not."""
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    stops, trainer.should_stop = trainer.should_stop, False
+    try:
+        return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    finally:
+        trainer.should_stop = stops
+
+
+def _ends(trainer: Trainer) -> bool:
+    """Return whether the run ends with this step, within its epoch."""
+    steps_are_used_up = 0 <= trainer.max_steps <= trainer.global_step
+    return steps_are_used_up or (trainer.should_stop and trainer.fit_loop._can_stop_early)
 
 
 class Agreement:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from research.engine.errors import UserError
+from research.losses import total_weight
 from research.tasks.supervised import Supervised
 
 ROWS = 8192  # whose loss is measured at once
@@ -19,6 +20,8 @@ class Fitted(Supervised):
     Raises:
         ValueError: a network that cannot be fitted so.
     """
+
+    saves_within_epoch = False  # a fit has no steps, so there is nothing to save before its end
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -65,4 +68,4 @@ class Fitted(Supervised):
         net.fit(xs, ys, seed=trainer.datamodule.seed % 2**32, weights=weights)
         net.to(self.device)
         for x, y in zip(xs.split(ROWS), ys.split(ROWS), strict=True):
-            self.count(self.loss(net(x.to(self.device)), y.to(self.device)), len(y))
+            self.count(self.loss(net(x.to(self.device)), y.to(self.device)), total_weight(self.loss, y))

@@ -1,6 +1,5 @@
 """Supervised learning: network + loss + metrics + the step. B rows, C classes, K targets."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 
 from research.data.spec import Spec
-from research.engine.errors import UserError
-from research.engine.memory import FitsMemory
-from research.engine.schedules import Horizon, Schedule
+from research.engine.memory import FitsMemory, Weight
+from research.engine.schedules import Schedule, training_length
+from research.losses import total_weight
 from research.tasks.encoding import Encode
 from research.tasks.scaling import Standardize
 
@@ -58,7 +57,8 @@ class Supervised(FitsMemory):
         made = MetricCollection({name: self._metric(name, metric) for name, metric in metrics.items()})
         self.metrics = nn.ModuleDict({"val": made.clone("val/"), "test": made.clone("test/")})
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
-        self.train_loss, self.train_rows = torch.zeros(()), 0  # of this epoch so far: summed over rows, their number
+        self.train_loss = torch.zeros(())  # of this epoch so far: summed over rows
+        self.train_weight: Weight = 0  # what their mean divides by
         self.logged = {"train/loss", "train/loss_step", "val/loss", *made.clone("val/")}
 
     def forward(self, x: Any) -> Tensor:
@@ -74,13 +74,19 @@ class Supervised(FitsMemory):
         """Of what the network says: (B, C) probabilities, or (B, K) values in the data's units."""
         return raw.float().softmax(1) if self.spec.target == "class" else self.scale_y.inverse(raw.float())
 
-    def loss_of(self, batch: Any, batch_idx: int) -> tuple[Tensor, int]:
+    def loss_of(self, batch: Any, batch_idx: int) -> tuple[Tensor, Weight]:
         raw, y = self.answer(batch, batch_idx)
-        return self.loss(raw, self.scale_y(y)), len(y)
+        return self.loss(raw, self.scale_y(y)), total_weight(self.loss, y)
 
-    def count(self, loss: Tensor, rows: int) -> None:
-        self.train_loss.add_(loss, alpha=rows)
-        self.train_rows += rows
+    def weight_of(self, batch: Any) -> Weight:
+        return total_weight(self.loss, batch[1])
+
+    def count(self, loss: Tensor, weight: Weight) -> None:
+        if isinstance(weight, Tensor):
+            self.train_loss += loss * weight
+        else:
+            self.train_loss.add_(loss, alpha=weight)
+        self.train_weight = self.train_weight + weight
 
     def num_classes(self) -> int:
         """That metrics tell apart."""
@@ -94,32 +100,32 @@ class Supervised(FitsMemory):
         trainer: Any = self.trainer
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # `log` in every step costs 5 % of it
             self.log("train/loss_step", loss, prog_bar=True, logger=bool(trainer.loggers))
-        if trainer.world_size > 1:
-            loss = loss * trainer.train_dataloader.sampler.weight(batch_idx)
-        return loss
+        scale = self.loss_scale(batch_idx)
+        return loss if scale == 1 else loss * scale
 
     def on_train_start(self) -> None:
         self.train_loss = self.train_loss.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        self.train_loss, self.train_rows = torch.zeros((), device=self.device), 0
+        self.train_loss, self.train_weight = torch.zeros((), device=self.device), 0
 
     def on_train_epoch_end(self) -> None:
-        loss, rows = self._all_seen()
-        self.log("train/loss", loss / max(1, rows), sync_dist=True, logger=bool(self.trainer.loggers))
+        loss, weight = self._all_seen()
+        self.log("train/loss", loss / (weight or 1), sync_dist=True, logger=bool(self.trainer.loggers))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seen"] = self._all_seen()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.global_rank == 0:
-            self.train_loss, self.train_rows = checkpoint["seen"]
+            self.train_loss, self.train_weight = checkpoint["seen"]
 
-    def _all_seen(self) -> tuple[Tensor, int]:
-        """Of all processes, in this epoch so far: the sum of the losses of the rows, and their number."""
+    def _all_seen(self) -> tuple[Tensor, float]:
+        """Return the sum of the losses of all processes in this epoch so far, and what their mean divides by."""
         strategy: Any = self.trainer.strategy
-        rows = torch.tensor(self.train_rows, device=self.device)
-        return strategy.reduce(self.train_loss.clone(), reduce_op="sum"), int(strategy.reduce(rows, reduce_op="sum"))
+        weight = torch.as_tensor(self.train_weight, dtype=torch.float64 if self.device.type != "mps" else None)
+        weight = strategy.reduce(weight.to(self.device), reduce_op="sum")
+        return strategy.reduce(self.train_loss.clone(), reduce_op="sum"), weight.item()
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._score("val", batch, batch_idx)
@@ -132,7 +138,7 @@ class Supervised(FitsMemory):
         raw, y = self.answer(batch, batch_idx)
         losses: Any = self.losses[split]
         metrics: Any = self.metrics[split]
-        losses.update(self.loss(raw, self.scale_y(y)), len(y))
+        losses.update(self.loss(raw, self.scale_y(y)), total_weight(self.loss, y))
         predicted = self.predicted(raw)
         metrics.update(predicted, y)
         return predicted
@@ -157,16 +163,7 @@ class Supervised(FitsMemory):
     def configure_optimizers(self) -> Any:
         groups = [{"lr": self.lr * group.pop("share"), **group} for group in self.groups(self.net)]
         optimizer = self.make_optimizer(groups, lr=self.lr)
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise UserError("the run has no end: set trainer.max_epochs or trainer.max_steps.")
-        loader: Any = (
-            self.trainer.train_dataloader or self.trainer.fit_loop.setup_data() or self.trainer.train_dataloader
-        )
-        batches = min(len(loader), self.trainer.num_training_batches)
-        a_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
-        horizon = Horizon(step=int(steps), epoch=math.ceil(steps / a_epoch))
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, horizon)}
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, training_length(self.trainer))}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if not isinstance(scheduler, ReduceLROnPlateau):  # which StepPlateau steps
