@@ -98,6 +98,7 @@ KINDS = {
     "workers": (*CNN, "data=images", "data.size=8", "data.num_workers=2", "data.batch_size=8"),
     "gradual": (*BERT, "finetune=gradual", "finetune.unfreeze=[0,1,2]", "trainer.max_epochs=4"),
     "cached": (*BERT, "finetune=head", "optimizer=sgd", "trainer.max_epochs=8"),
+    "centres": ("loss=mse", "loss._target_=scripted.Centres", "scheduler=onecycle", "optimizer=adamw"),
     "bf16": (*CNN, "trainer.precision=bf16-mixed"),
 }
 
@@ -277,7 +278,8 @@ def test_a_disk_too_full_for_curves_is_a_warning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_lost_best_checkpoint_does_not_lose_the_run(tmp_path: Path, damage: str) -> None:
-    run, rising = tmp_path / "run", ("monitor=train/loss", "mode=max")  # the first epoch stays the best
+    run = tmp_path / "run"
+    rising = ("scheduler=step", "scheduler.step_size=1", "scheduler.gamma=100")  # the first epoch stays the best
     stop = signalled(Supervised, "training_step", signal.SIGTERM, within(1, 5))
     assert ended(started(run, *QUIET, *rising, "trainer.max_epochs=3", fault=stop)) == 128 + signal.SIGTERM
     best = run / "checkpoints/best.ckpt"

@@ -23,7 +23,7 @@ from research.data.spec import Spec
 from research.engine.checkpoint import Files
 from research.engine.errors import UserError, trace, unknown
 from research.engine.features import fill, usable
-from research.engine.finetune import Finetune
+from research.engine.finetune import Finetune, LeftOut
 from research.engine.pictures import Pictures
 from research.engine.pretrained import from_run
 from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
@@ -75,7 +75,9 @@ def build(
     with _blame(problems, "finetune"):
         plan = make(cfg.finetune)
     with _blame(problems, "loss"):
-        loss = make(_of_target(cfg.loss, data.spec))(spec=data.spec)
+        loss = make(cfg.loss if "_target_" in cfg.loss else cfg.loss[data.spec.target])(spec=data.spec)
+    with _blame(problems, "metrics"):
+        metrics = {name: make(node) for name, node in _named(cfg.metrics, data.spec.target)}
     with _blame(problems, "optimizer"):
         make(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])  # would else be told only when the fit begins
     _raise(problems)
@@ -83,7 +85,7 @@ def build(
     with _blame(problems, "finetune"):
         plan.prepare(net)
     with _blame(problems, "trainer"):
-        trainer = _trainer(cfg, folder, [plan, SeedEachBatch(cfg.seed), StepPlateau(), Pictures(), *more])
+        trainer = _trainer(cfg, folder, [plan, LeftOut(), SeedEachBatch(cfg.seed), StepPlateau(), Pictures(), *more])
     _raise(problems)
 
     with _blame(problems, "task"):
@@ -91,7 +93,7 @@ def build(
             net=net,
             spec=data.spec,
             loss=loss,
-            metrics=make(_of_target(cfg.metrics, data.spec)),
+            metrics=metrics,
             optimizer=make(cfg.optimizer),
             lr=cfg.optimizer.lr,
             groups=plan.groups,
@@ -143,9 +145,19 @@ def _trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> Trainer
     )
 
 
-def _of_target(node: Any, spec: Spec) -> Any:
-    """The part of an `auto` option that is for the kind of target that the data has."""
-    return node[spec.target] if {"class", "value"} <= set(node) else node
+def _named(node: Any, target: str) -> Iterator[tuple[str, Any]]:
+    """Each metric of a config with its name; of an `auto` option those for the kind of target that the data has.
+
+    Raises:
+        ValueError: what stands there is no metric.
+    """
+    for name, part in node.items():
+        if isinstance(part, DictConfig) and "_target_" in part:
+            yield name, part
+        elif isinstance(part, DictConfig) and name == target:
+            yield from _named(part, target)
+        elif part is not None and name not in ("class", "value"):
+            raise ValueError(f"'{name}' is no metric, as it has no _target_; those of an auto option are in {target}.*")
 
 
 def seed_all(seed: int) -> None:

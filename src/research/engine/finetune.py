@@ -3,6 +3,7 @@
 Freezing is data: name patterns. What is frozen has no gradient, no optimizer state, and is in eval mode.
 """
 
+import logging
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -14,6 +15,10 @@ from pydantic import Field
 from torch import nn
 
 from research.engine.values import Fraction, NonNegativeInt, PositiveInt, Probability
+
+log = logging.getLogger(__name__)
+
+NUM_TOLD = 8  # names of parameters that a warning holds
 
 
 class Lora(TypedDict):
@@ -116,8 +121,8 @@ class Finetune(Callback):
         """Whether parts differ in when or how fast they learn, so that a table is worth reading."""
         return bool(self.never) or self.unfreeze is not None or self.layer_decay != 1
 
-    def table(self, network: nn.Module, lr: float) -> Iterator[tuple[str, str, str, str]]:
-        """Rows of part, number of parameters, when it learns, rate."""
+    def table(self, network: nn.Module, lr: float, beside: int = 0) -> Iterator[tuple[str, str, str, str]]:
+        """Rows of part, number of parameters, when it learns, rate; `beside` parameters learn outside the network."""
         for depth in range(self.top + 1):
             parts = [(n, p) for n, p in network.named_parameters() if self.depths[n] == depth]
             for label, chosen in (
@@ -128,12 +133,29 @@ class Finetune(Callback):
                     name = "head" if depth == self.top else f"layer {depth}" if depth else "before the layers"
                     rate = "" if label == "frozen" else f"{lr * self.layer_decay ** (self.top - depth):.2g}"
                     yield name, f"{sum(p.numel() for p in chosen):,}", label, rate
+        if beside:
+            yield "beside the network", f"{beside:,}", "learns", f"{lr:.2g}"
 
     def _when(self, depth: int) -> str:
         if self.unfreeze is None or depth == self.top:
             return "learns"
         epochs = [epoch for epoch, layers in enumerate(self.unfreeze) if depth > self.top - 1 - layers]
         return f"learns from epoch {min(epochs)}" if epochs else ""
+
+
+class LeftOut(Callback):
+    """Names what requires a gradient and is in no optimizer: it looks as if it learnt, and does not."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        given = {p for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+        left = [name for name, p in pl_module.named_parameters() if p.requires_grad and p not in given]
+        if left and trainer.is_global_zero:
+            log.warning(
+                "not learnt %s%s: in no optimizer, though a gradient is asked for; give it to one in "
+                "configure_optimizers, or set requires_grad=False",
+                ", ".join(left[:NUM_TOLD]),
+                f" and {len(left) - NUM_TOLD} more" if len(left) > NUM_TOLD else "",
+            )
 
 
 def depths(network: nn.Module) -> dict[str, int]:

@@ -102,7 +102,8 @@ def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | N
         _search(cfg, folder, parts)
         saving.config = OmegaConf.to_container(cfg, resolve=True)
     if record and (parts.plan.differs or hasattr(parts.task.net, "base")):
-        show(("part", "parameters", "", "rate"), parts.plan.table(parts.task.net, cfg.optimizer.lr))
+        beside = sum(p.numel() for group in parts.task.groups_beside() for p in group["params"])
+        show(("part", "parameters", "", "rate"), parts.plan.table(parts.task.net, cfg.optimizer.lr, beside))
     os.environ[WORKER] = str(folder)
     if record:
         record.begun = True

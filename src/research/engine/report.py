@@ -58,9 +58,11 @@ class Summary(ModelSummary):
 
 def table(metrics: dict[str, float]) -> None:
     """Metrics by name, one column a split; on the screen and in the log."""
-    splits = dict.fromkeys(name.split("/")[0] for name in metrics)
-    names = dict.fromkeys(name.split("/")[1] for name in metrics)
-    show(("", *splits), ((name, *(f"{metrics[f'{split}/{name}']:.4f}" for split in splits)) for name in names))
+    places = [name.partition("/") for name in metrics]  # a metric's own name may have a slash, too
+    splits = dict.fromkeys(split for split, _, _ in places)
+    rows = dict.fromkeys(name for _, _, name in places)
+    found = {name: [metrics.get(f"{split}/{name}") for split in splits] for name in rows}
+    show(("", *splits), ((name, *("" if v is None else f"{v:.4f}" for v in found[name])) for name in rows))
 
 
 def show(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

@@ -54,7 +54,10 @@ class Supervised(FitsMemory):
         self.make_optimizer, self.make_scheduler, self.groups = optimizer, scheduler, groups
         self.scale_x = Encode(spec.columns) if spec.columns else Standardize(spec.x_mean, spec.x_std)
         self.scale_y = Standardize(spec.y_mean, spec.y_std)
-        made = MetricCollection({name: self._metric(name, metric) for name, metric in metrics.items()})
+        # a group of metrics whose states are equal after the first batch would share them from then on, by chance
+        made = MetricCollection(
+            {name: self._metric(name, metric) for name, metric in metrics.items()}, compute_groups=False
+        )
         self.metrics = nn.ModuleDict({"val": made.clone("val/"), "test": made.clone("test/")})
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
         self.train_loss = torch.zeros(())  # of this epoch so far: summed over rows
@@ -161,15 +164,25 @@ class Supervised(FitsMemory):
         self.log_dict(values, logger=fitting, sync_dist=True)  # the same on every process already; this says so
 
     def configure_optimizers(self) -> Any:
-        groups = [{"lr": self.lr * group.pop("share"), **group} for group in self.groups(self.net)]
+        groups = [{"lr": self.lr * g.pop("share"), **g} for g in (*self.groups(self.net), *self.groups_beside())]
         optimizer = self.make_optimizer(groups, lr=self.lr)
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, training_length(self.trainer))}
+
+    def groups_beside(self) -> list[dict[str, Any]]:
+        """Parameter groups of what learns beside the network: in the loss, say, or in a task of one's own."""
+        inside = set(self.net.parameters())
+        beside = [p for p in self.parameters() if p.requires_grad and p not in inside]
+        decayed = {"name": "task/decayed", "params": [p for p in beside if p.dim() > 1]}
+        kept = {"name": "task/kept", "params": [p for p in beside if p.dim() <= 1], "weight_decay": 0.0}
+        return [{**group, "share": 1.0} for group in (decayed, kept) if group["params"]]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if not isinstance(scheduler, ReduceLROnPlateau):  # which StepPlateau steps
             super().lr_scheduler_step(scheduler, metric)
 
     def _metric(self, name: str, make: Callable[..., Any]) -> Any:
+        if name == "loss":
+            raise ValueError("metrics.loss: the loss is logged under this name; give the metric another")
         classes = self.spec.target == "class"
         known = {"num_classes": self.num_classes(), "validate_args": False} if classes else {}
         try:
