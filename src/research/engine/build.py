@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.data.base import Data
 from research.data.spec import Spec
 from research.engine.checkpoint import Files
+from research.engine.direction import contradictions, settle, ways
 from research.engine.errors import UserError, trace, unknown
 from research.engine.features import fill, usable
 from research.engine.finetune import Finetune, LeftOut
@@ -82,6 +83,12 @@ def build(
         make(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])  # would else be told only when the fit begins
     _raise(problems)
 
+    known = ways(metrics)
+    undecided = settle(cfg, known)
+    before = contradictions(DictConfig(state.get("config", {})), known) if state else ()  # a run opens as it was made
+    problems += sorted({*contradictions(cfg, known)}.difference(before))
+    _raise(problems)
+
     with _blame(problems, "finetune"):
         plan.prepare(net)
     with _blame(problems, "trainer"):
@@ -100,6 +107,11 @@ def build(
             scheduler=make(cfg.scheduler),
         )
         problems += _unwatched(cfg, task.logged)
+        problems += [
+            f"{key}=auto: the class of the metric {name} does not say which way is better; take {key}=min or max."
+            for key, name in undecided.items()
+            if name in task.logged
+        ]
     if trainer.world_size > 1:
         problems += _alone(cfg, plan)
     _raise(problems)

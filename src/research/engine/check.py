@@ -7,7 +7,7 @@ the command opens again.
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.engine.arguments import HYDRA_KEYS, SUPPLIED, argument_types, misfits, wrong_value
 from research.engine.errors import UserError, unknown
 from research.engine.reopen import reopened, with_values
+from research.engine.values import Mode
 
 SEVERAL = {"callbacks"}  # groups of which several options may be taken together
 COUNTS = ("trainer.accumulate_grad_batches", "trainer.max_epochs", "trainer.log_every_n_steps")  # never 0
@@ -95,7 +96,18 @@ def _values(loader: ConfigLoader, base: DictConfig, values: list[Override]) -> W
     if cfg is None:
         return problems + wrong
     problems += [f"{key}=0: at least 1 is needed." for key in COUNTS if OmegaConf.select(cfg, key) == 0]
+    problems += _wrong_modes(cfg)
     return problems + list(misfits(cfg))
+
+
+def _wrong_modes(cfg: DictConfig) -> Iterator[str]:
+    """Of callbacks whose class takes any text. What `${mode}` says is told by the checkpoint's class."""
+    for name, node in (cfg.get("callbacks") or {}).items():
+        if not isinstance(node, DictConfig) or not {"monitor", "mode"} <= set(node):
+            continue
+        told = OmegaConf.is_interpolation(node, "mode") or argument_types(node).get("mode") == Mode
+        if not told and node.mode not in get_args(Mode):
+            yield f"callbacks.{name}.mode={node.mode}: input should be 'auto', 'min' or 'max'."
 
 
 def _parse(text: str) -> tuple[Override | None, str]:

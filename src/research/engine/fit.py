@@ -89,6 +89,8 @@ def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | N
         _check_resume(cfg, folder, state, was, changed)
     callbacks = [Resume(changed, was == "finished" or bool(changed))] if start else []
     parts = build(cfg, folder, callbacks, state)
+    if record:
+        write_config(folder, cfg)  # in which `mode` is settled now
     files: Any = parts.trainer.strategy.checkpoint_io
     saving: Any = parts.trainer.checkpoint_callback
     saving.config = OmegaConf.to_container(cfg, resolve=True)

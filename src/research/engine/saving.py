@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -14,7 +14,7 @@ from research.engine.checkpoint import BEST, FOLDER, LAST, Files, path_of
 from research.engine.errors import UserError
 from research.engine.schedules import position
 from research.engine.stop import Stopped, asked
-from research.engine.values import PositiveFloat, PositiveInt
+from research.engine.values import Mode, PositiveFloat, PositiveInt
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Saving(Checkpoint):
     def __init__(
         self,
         monitor: str,
-        mode: Literal["min", "max"],
+        mode: Mode,
         every_minutes: PositiveFloat | None,
         every_steps: PositiveInt | None,
         keep: PositiveInt,

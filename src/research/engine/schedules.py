@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from research.engine.errors import UserError
-from research.engine.values import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from research.engine.values import Fraction, Mode, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
 Interval = Literal["step", "epoch"]
 Schedule = dict[str, Any]
@@ -155,12 +155,14 @@ def plateau(
     optimizer: Optimizer,
     length: TrainingLength,
     monitor: str,
-    mode: Literal["min", "max"],
+    mode: Mode,
     factor: Probability,
     patience: NonNegativeInt,
 ) -> Schedule:
     """Times `factor` after `patience` epochs in which `monitor` did not get better."""
-    return {"scheduler": ReduceLROnPlateau(optimizer, mode, factor, patience), "monitor": monitor, "interval": "epoch"}
+    # build has put min or max in the place of auto
+    scheduler = ReduceLROnPlateau(optimizer, mode, factor, patience)  # pyright: ignore[reportArgumentType]
+    return {"scheduler": scheduler, "monitor": monitor, "interval": "epoch"}
 
 
 class StepPlateau(Callback):

@@ -18,17 +18,8 @@ log = logging.getLogger(__name__)
 
 PRETRAIN = "pretrain"  # in the run's folder: the folder of the run before it
 # What a resumed run keeps: another network, split, order or idea of the best would make it another run.
-FIXED = (
-    "model",
-    "finetune",
-    "task",
-    "seed",
-    "data.",
-    "monitor",
-    "mode",
-    "callbacks.checkpoint.monitor",
-    "callbacks.checkpoint.mode",
-)
+FIXED = ("model", "finetune", "task", "seed", "data.", "monitor", "mode")
+FIXED += ("callbacks.checkpoint.monitor", "callbacks.checkpoint.mode")  # the same, said of the checkpoint alone
 FREE = ("data.batch_size", "data.num_workers", "data.cache")
 
 

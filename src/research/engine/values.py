@@ -4,7 +4,7 @@ They are checked before torch is imported, from the annotation alone (see `signa
 is told within a second. Use them, or any pydantic type, in the `__init__` of your own models and data.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic import NonNegativeFloat as NonNegativeFloat
@@ -14,6 +14,7 @@ from pydantic import PositiveInt as PositiveInt
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Mode = Literal["auto", "min", "max"]  # auto is what the metric says; build puts that in its place
 
 
 def _whole(fractions: list[float]) -> list[float]:
