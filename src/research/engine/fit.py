@@ -62,6 +62,13 @@ def fit(cfg: DictConfig, folder: Path, record: Record | None, was: str | None) -
             if record:
                 _tell_end(record, parts)
             _compare_last(folder, parts)
+            saving: Any = parts.trainer.checkpoint_callback
+            if saving.no_number and saving.best is None:
+                raise UserError(
+                    f"{saving.monitor} was never a finite number, so that no checkpoint is the best; the weights are "
+                    "kept in checkpoints/last.ckpt. Look for the cause in the rows of the validation split and in the "
+                    "metric, or watch another: monitor=..."
+                )
             if record and not path_of(folder, "best").is_file():  # of a run that was never validated, the newest
                 link(path_of(folder, "last"), path_of(folder, "best"))
             parts.trainer.strategy.barrier()

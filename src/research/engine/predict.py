@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -13,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from research.engine.errors import UserError, unknown
+from research.engine.record import finite
 
 log = logging.getLogger(__name__)
 
@@ -234,13 +234,4 @@ def _line(row: dict[str, Any]) -> str:
     try:
         return json.dumps(row, **settings)
     except ValueError:  # of a number that JSON does not have
-        return json.dumps(_finite(row), **settings)
-
-
-def _finite(value: Any) -> Any:
-    """With None in place of what is not a number, or without end."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return json.dumps(finite(row), **settings)

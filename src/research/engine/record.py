@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import platform
 import shlex
@@ -32,9 +33,18 @@ CODE = ("*.py", "*.yaml", "*.toml")  # new files that belong to the code of a ru
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes all of it or nothing."""
-    text = json.dumps(content, indent=2, default=str) + "\n"
+    """Writes all of it or nothing; null where a number is not finite, which JSON does not have."""
+    text = json.dumps(finite(content), indent=2, default=str, allow_nan=False) + "\n"
     replace(path, lambda file: file.write(text.encode()))
+
+
+def finite(value: Any) -> Any:
+    """With None in place of what is not a number, or without end."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_config(folder: Path, cfg: DictConfig) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from research.engine.errors import UserError
+from research.engine.record import finite
 from research.engine.reopen import changes, record_of, saved_config
 from research.engine.train import train
 
@@ -39,7 +40,7 @@ def reproduce(cfg: DictConfig, folder: Path) -> None:
     differs = [*_differences(before, after), *(f"setting {key}: {a} -> {b}" for key, (a, b) in changed.items())]
     for line in differs:
         log.info("differs    %s", line)
-    moved = _moved(_metrics(folder), _metrics(again))
+    moved = list(_moved(_metrics(folder), _metrics(again)))
     if not moved and _same_weights(folder, again):
         log.info("identical  all metrics, and the weights of the best checkpoint, bit for bit")
         return
@@ -70,18 +71,18 @@ def _differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]
         yield f"history: it was rolled back to optimizer.lr={back['optimizer.lr']:g}"
 
 
-def _metrics(folder: Path) -> dict[str, float]:
-    return json.loads((folder / "metrics.json").read_text("utf-8"))
+def _metrics(folder: Path) -> dict[str, float | None]:
+    return finite(json.loads((folder / "metrics.json").read_text("utf-8")))  # older ones may hold NaN
 
 
-def _moved(before: dict[str, float], after: dict[str, float]) -> list[str]:
-    # nan is not itself, and not moved either
-    same = {name for name in before if repr(before[name]) == repr(after.get(name))}
-    return [
-        f"{name} {before[name]:g} -> {after[name]:g} ({after[name] - before[name]:+.2g})"
-        for name in before
-        if name not in same and name in after
-    ]
+def _moved(before: dict[str, float | None], after: dict[str, float | None]) -> Iterator[str]:
+    for name in {**before, **after}:
+        was, now = before.get(name), after.get(name)
+        if was is None or now is None:
+            if was is not now:
+                yield f"{name} {' -> '.join('no number' if v is None else f'{v:g}' for v in (was, now))}"
+        elif was != now:
+            yield f"{name} {was:g} -> {now:g} ({now - was:+.2g})"
 
 
 def _same_weights(*runs: Path) -> bool:

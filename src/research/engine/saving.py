@@ -56,6 +56,7 @@ class Saving(Checkpoint):
         self.every_steps, self.keep, self.attempts = every_steps, keep, attempts
         self.config: dict[str, Any] = {}  # of the run, as it is now
         self.best: float | None = None
+        self.no_number = False  # the monitor was looked at and had none
         self.claimed: tuple[float | None, int] | None = None  # the best before the last save, if that was of a better
         self.files: Files | None = None
         self.stop: int | None = None  # the signal at which to leave
@@ -66,10 +67,12 @@ class Saving(Checkpoint):
         self._last_step = 0  # the optimizer step that was looked at last
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "ends": self.ends, "validated": self.validated}
+        names = ("best", "ends", "validated", "no_number")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.ends, self.validated = (state_dict[name] for name in ("best", "ends", "validated"))
+        self.no_number = state_dict["no_number"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -197,11 +200,14 @@ class Saving(Checkpoint):
             raise Stopped(self.stop)
 
     def improves(self, value: float) -> bool:
-        """Return whether a value of the monitor is better than the best so far; one that is no number never is."""
-        return not math.isnan(value) and (self.best is None or self.sign * value < self.sign * self.best)
+        """Return whether a value of the monitor is better than the best so far; only a finite number is."""
+        if not math.isfinite(value):
+            self.no_number = True
+            return False
+        return self.best is None or self.sign * value < self.sign * self.best
 
     def _is_best(self, trainer: Trainer) -> bool:
-        """Whether the monitor is better than ever; it is then the best from now on."""
+        """Whether the monitor is better than ever; it is then the best from now on. Only a finite number is."""
         self._settle()
         value = trainer.callback_metrics.get(self.monitor)
         if value is None:

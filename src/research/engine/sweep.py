@@ -11,6 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from research.engine.record import finite
+
 REPEATS = ("seed", "data.fold", "data.split_seed")  # another value makes the same experiment again
 
 
@@ -25,10 +27,11 @@ def summarize(folders: Iterable[Path]) -> None:
         if (folder / "metrics.json").is_file():
             words: list[str] = json.loads((folder / "run.json").read_text("utf-8"))["overrides"]
             kept = tuple(word for word in words if word.split("=")[0].lstrip("+") not in REPEATS)
-            runs[kept].append(json.loads((folder / "metrics.json").read_text("utf-8")))
+            runs[kept].append(finite(json.loads((folder / "metrics.json").read_text("utf-8"))))
     if sum(map(len, runs.values())) < 2:
         return
-    names = [name for name in next(iter(runs.values()))[0] if name.startswith("test/")]
+    all_metrics = (metrics for found in runs.values() for metrics in found)  # of a classification, of a regression
+    names = list(dict.fromkeys(name for metrics in all_metrics for name in metrics if name.startswith("test/")))
     shared = set.intersection(*(set(words) for words in runs))
     table = Table("", "runs", *names, box=SIMPLE_HEAD)
     for key, found in runs.items():
@@ -38,7 +41,10 @@ def summarize(folders: Iterable[Path]) -> None:
     Console(width=max(100, Console().width)).print(table)
 
 
-def _spread(values: list[float]) -> str:
-    if not values:
-        return ""
-    return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+def _spread(values: list[float | None]) -> str:
+    """None is of a run whose metric was no number, which is not left out without a word."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return "no number" if values else ""
+    told = f"{mean(there):.3f} ± {stdev(there):.3f}" if len(there) > 1 else f"{there[0]:.3f}"
+    return told if len(there) == len(values) else f"{told} ({len(there)} of {len(values)})"
