@@ -164,16 +164,17 @@ def test_a_cycle_of_momentum_ends_with_its_schedule(tmp_path: Path) -> None:
     assert load(path_of(tmp_path, "last"))["optimizer_states"][0]["param_groups"][0]["momentum"] == 0.9
 
 
-PLATEAU = ("scheduler=plateau", "scheduler.mode=max", "scheduler.patience=0", "scheduler.factor=0.5")  # the loss falls
+STILL = "optimizer.lr=1e-9"  # nothing changes, so that no validation is better than the first
+PLATEAU = ("scheduler=plateau", "scheduler.patience=0", "scheduler.factor=0.5")
 
 
 def test_a_plateau_keeps_its_reductions_and_takes_new_settings(tmp_path: Path) -> None:
-    trained(tmp_path, *PLATEAU, "trainer.max_epochs=3", batches=4)
-    assert [rate for _, rate in curve(tmp_path, "train/lr")][8:] == [0.025] * 4
-    again = (*PLATEAU, "scheduler.factor=0.1", "optimizer.lr=0.5", "trainer.max_epochs=5")
+    trained(tmp_path, *PLATEAU, "optimizer.lr=1e-6", "trainer.max_epochs=3", batches=4)
+    assert [rate for _, rate in curve(tmp_path, "train/lr")][8:] == [0.5e-6] * 4
+    again = (*PLATEAU, "scheduler.factor=0.1", "optimizer.lr=1e-5", "trainer.max_epochs=5")
     trained(tmp_path, *again, batches=4, was="finished")
     rates = [rate for _, rate in curve(tmp_path, "train/lr")][12:]
-    assert rates == pytest.approx([0.125] * 4 + [0.0125] * 4)  # reduced twice by half before
+    assert rates == pytest.approx([0.25e-5] * 4 + [0.25e-6] * 4)  # reduced twice by half before
 
 
 @pytest.mark.parametrize(
@@ -195,11 +196,10 @@ def test_what_cannot_be_honoured_is_refused(tmp_path: Path, first: list[str], se
 
 def test_settings_of_callbacks_are_those_of_the_command(tmp_path: Path) -> None:
     """Of every callback there is: no argument of its constructor is taken from a checkpoint."""
-    first = ("callbacks.early_stopping.patience=1", "monitor=train/loss", "mode=max", "trainer.max_epochs=9")
-    parts = trained(tmp_path, *first, batches=4)
+    parts = trained(tmp_path, "callbacks.early_stopping.patience=1", STILL, "trainer.max_epochs=9", batches=4)
     assert parts.trainer.current_epoch < 9
     done = load(path_of(tmp_path, "last"))["position"]["epoch"]
-    again = ("callbacks.early_stopping.patience=5", "monitor=train/loss", "mode=max", "trainer.max_epochs=20")
+    again = ("callbacks.early_stopping.patience=5", STILL, "trainer.max_epochs=20")
     trained(tmp_path, *again, batches=4, was="finished")
     assert load(path_of(tmp_path, "last"))["position"]["epoch"] == done + 4
 
@@ -264,7 +264,7 @@ TIMED = {"step": 0}
 
 def test_early_stopping_within_an_epoch_goes_on_with_the_next_batch(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    often = ("trainer.val_check_interval=2", "callbacks.early_stopping.mode=max", "trainer.max_epochs=2")
+    often = ("trainer.val_check_interval=2", STILL, "trainer.max_epochs=2")
     trained(whole, *often, batches=8)
     trained(broken, *often, "callbacks.early_stopping.patience=2", batches=8)
     assert load(path_of(broken, "last"))["position"] == {"epoch": 0, "batch": 6}
