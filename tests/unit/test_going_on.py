@@ -171,10 +171,10 @@ PLATEAU = ("scheduler=plateau", "scheduler.patience=0", "scheduler.factor=0.5")
 def test_a_plateau_keeps_its_reductions_and_takes_new_settings(tmp_path: Path) -> None:
     trained(tmp_path, *PLATEAU, "optimizer.lr=1e-6", "trainer.max_epochs=3", batches=4)
     assert [rate for _, rate in curve(tmp_path, "train/lr")][8:] == [0.5e-6] * 4
-    again = (*PLATEAU, "scheduler.factor=0.1", "optimizer.lr=1e-5", "trainer.max_epochs=5")
+    again = (*PLATEAU, "scheduler.factor=0.1", "optimizer.lr=2e-6", "trainer.max_epochs=5")
     trained(tmp_path, *again, batches=4, was="finished")
     rates = [rate for _, rate in curve(tmp_path, "train/lr")][12:]
-    assert rates == pytest.approx([0.25e-5] * 4 + [0.25e-6] * 4)  # reduced twice by half before
+    assert rates == pytest.approx([0.5e-6] * 4 + [0.5e-7] * 4)  # reduced twice by half before
 
 
 @pytest.mark.parametrize(
