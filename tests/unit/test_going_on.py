@@ -24,7 +24,7 @@ from research.engine.saving import Saving
 from research.engine.stop import Stopped, asked
 
 CALLBACKS = "callbacks=default"
-LONG = ("callbacks.early_stopping.patience=500", "optimizer=sgd", "model.width=8")
+LONG = ("mode=min", "callbacks.early_stopping.patience=500", "optimizer=sgd", "model.width=8")
 
 
 def trained(folder: Path, *words: str, was: str | None = None, batches: Any = None) -> Parts:
