@@ -12,13 +12,16 @@ import torch
 from composing import quick
 from faults import ended, forked
 from filelock import FileLock
-from torch import nn
+from torch import Tensor, nn
 
 from research.data.augment import Nothing
+from research.data.batches import Tokens
+from research.data.text_files import TextFiles
 from research.engine.build import Parts, build
 from research.engine.disk_cache import kept
 from research.engine.errors import UserError
 from research.engine.features import _key, usable
+from research.models.bert import Bert
 
 
 def told(caplog: pytest.LogCaptureFixture) -> str:
@@ -63,7 +66,8 @@ def test_the_key_is_the_content_and_not_the_split(
 
 
 def test_the_key_changes_with_the_code_of_the_network(texts: list[str], tmp_path: Path) -> None:
-    net = made(texts, "cache=null", folder=tmp_path).task.net
+    parts = made(texts, "cache=null", folder=tmp_path)
+    net = parts.task.net
     path = tmp_path / "mine.py"
     path.write_text("from research.models.bert import Bert\n\n\nclass Mine(Bert):\n    pass\n")
     spec = importlib.util.spec_from_file_location("mine", path)
@@ -72,9 +76,9 @@ def test_the_key_changes_with_the_code_of_the_network(texts: list[str], tmp_path
     sys.modules["mine"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     net.__class__ = module.Mine
-    keys = [_key(net, [b"text"], "32-true")]
+    keys = [_key(net, [b"text"], parts.trainer)]
     path.write_text(path.read_text() + "\n    # another way to pool\n")
-    keys.append(_key(net, [b"text"], "32-true"))
+    keys.append(_key(net, [b"text"], parts.trainer))
     del sys.modules["mine"]
     assert keys[0] != keys[1]
 
@@ -90,6 +94,191 @@ def test_features_need_a_frozen_base_and_the_same_texts_in_each_epoch(texts: lis
     data.augment = None
     plan.never.remove("base.encoder.layer.0.output.dense.bias")
     assert not usable(net, data, plan)
+
+
+class Pairs(Tokens):
+    """Says of each token which of two texts it is of: the first four, and the rest."""
+
+    boundary = 4
+
+    def __getitem__(self, index: Tensor) -> Any:
+        x, y = super().__getitem__(index)
+        after = torch.arange(x["input_ids"].shape[1]) >= self.boundary
+        return {**x, "token_type_ids": after * x["attention_mask"]}, y
+
+
+class Located(Pairs):
+    """Gives positions, counted from the end."""
+
+    def __getitem__(self, index: Tensor) -> Any:
+        x, y = super().__getitem__(index)
+        positions = (x["attention_mask"].sum(1, keepdim=True) - x["attention_mask"].cumsum(1)).clamp(min=0)
+        return {**x, "position_ids": positions}, y
+
+
+class LeftPadded(Tokens):
+    def __getitem__(self, index: Tensor) -> Any:
+        x, y = super().__getitem__(index)
+        return {name: value.flip(1) for name, value in x.items()}, y
+
+
+class Forgetful(Tokens):
+    """Loses words, others each time."""
+
+    def __getitem__(self, index: Tensor) -> Any:
+        x, y = super().__getitem__(index)
+        return {**x, "input_ids": torch.randint_like(x["input_ids"], 1000)}, y
+
+
+class Crowded(Tokens):
+    """Says how many texts there are in the batch."""
+
+    def __getitem__(self, index: Tensor) -> Any:
+        x, y = super().__getitem__(index)
+        return {**x, "token_type_ids": torch.full_like(x["input_ids"], int(len(index) > 1))}, y
+
+
+class Bare(Tokens):
+    def __getitem__(self, index: Tensor) -> Any:
+        x, y = super().__getitem__(index)
+        return x["input_ids"], y
+
+
+def losses(texts: list[str], folder: Path, *words: str) -> list[float]:
+    """Of the validation after each of three epochs in which the head learns."""
+    words = ("optimizer=sgd", "optimizer.lr=0.5", *words)
+    parts = build(quick(*texts, "finetune=head", *words, epochs=3, steps=4), folder / "run")
+    found: list[float] = []
+    parts.task.on_validation_end = lambda: found.append(parts.trainer.callback_metrics["val/loss"].item())
+    parts.trainer.fit(parts.task, parts.data)
+    return found
+
+
+@pytest.mark.parametrize("kind", [Tokens, Pairs, Located])
+def test_cached_losses_are_those_of_every_input(
+    kind: type[Tokens],
+    texts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("research.data.text.Tokens", kind)
+    plain = losses(texts, tmp_path / "plain", "cache=null")
+    assert losses(texts, tmp_path / "cached") == pytest.approx(plain, abs=1e-5)
+    assert told(caplog) == "computed"
+    assert plain[0] != plain[2]
+    monkeypatch.setattr("research.data.text.Tokens", Tokens if kind is not Tokens else Pairs)
+    assert losses(texts, tmp_path / "other") != pytest.approx(plain, abs=1e-4)
+    assert told(caplog) == "computed"
+
+
+def test_the_key_holds_every_input(
+    texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("research.data.text.Tokens", Pairs)
+    made(texts, folder=tmp_path)
+    made(texts, "data.split_seed=7", folder=tmp_path)
+    assert told(caplog) == "read"
+    monkeypatch.setattr(Pairs, "boundary", 3)
+    made(texts, folder=tmp_path)
+    assert told(caplog) == "computed"
+
+
+@pytest.mark.parametrize("kind", [LeftPadded, Forgetful, Crowded, Bare])
+def test_rows_that_are_not_alone_what_they_are_in_a_batch_have_no_features(
+    kind: type[Tokens],
+    texts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("research.data.text.Tokens", kind)
+    assert made(texts, folder=tmp_path).data.features == {}
+    lines = [text for text in caplog.messages if text.startswith("features")]
+    assert lines == [
+        "features   of the frozen base are computed anew in each epoch: x of a batch is not a dict of its rows' "
+        "tensors, padded at their ends"
+    ]
+
+
+class Learns(Bert):
+    """Part of what makes its features learns."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def features(self, x: dict[str, Tensor]) -> Tensor:
+        return self.scale * super().features(x)
+
+
+class Looks(Bert):
+    """Looks at the texts beside their features."""
+
+    def forward(self, x: Any) -> Tensor:
+        return super().forward(x) + x["attention_mask"].sum(1, keepdim=True)
+
+
+class Guesses(Bert):
+    def forward(self, x: Any) -> Tensor:
+        return super().forward(x) + (1.0 if isinstance(x, Tensor) else 0.0)
+
+
+class Careful(TextFiles):
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("model._target_=test_cache.Learns", "Learns.features makes them with weights that learn"),
+        ("model._target_=test_cache.Looks", "Supervised with Looks takes no features: "),
+        ("model._target_=test_cache.Guesses", "Guesses predicts something else from them"),
+        ("data._target_=test_cache.Careful", "Careful.on_after_batch_transfer may change a batch"),
+    ],
+)
+def test_a_network_or_data_of_ones_own_that_features_do_not_fit_has_none(
+    words: str, why: str, texts: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    parts = made(texts, words, folder=tmp_path)
+    assert parts.data.features == {}
+    lines = [text for text in caplog.messages if text.startswith("features")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"features   of the frozen base are computed anew in each epoch: {why}")
+    assert not list((tmp_path / "cache").glob("*.safetensors")) or "Learns" not in words
+    parts.trainer.fit(parts.task, parts.data)
+
+
+class Scaled(Bert):
+    """A setting of its own says what its features are."""
+
+    factor = 1.0
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.factor = Scaled.factor
+
+    def features(self, x: dict[str, Tensor]) -> Tensor:
+        return self.factor * super().features(x)
+
+
+def test_the_key_holds_the_settings_of_a_network_of_ones_own(
+    texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    words = (*texts, "model._target_=test_cache.Scaled")
+    first = made(list(words), folder=tmp_path)
+    made(list(words), folder=tmp_path)
+    assert told(caplog) == "read"
+    monkeypatch.setattr(Scaled, "factor", 2.0)
+    second = made(list(words), folder=tmp_path)
+    assert told(caplog) == "computed"
+    torch.testing.assert_close(second.data.features["val"], 2 * first.data.features["val"])
 
 
 @pytest.mark.parametrize("words", [(), ("model.pooling=native",)], ids=["mean", "native"])

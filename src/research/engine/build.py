@@ -17,6 +17,7 @@ from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from research.data.base import Data
 from research.data.spec import Spec
@@ -29,6 +30,8 @@ from research.engine.pictures import Pictures
 from research.engine.pretrained import from_run
 from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
 from research.engine.schedules import StepPlateau
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -114,12 +117,18 @@ def build(
         ]
     if trainer.world_size > 1:
         problems += _alone(cfg, plan)
+        normed = any(isinstance(module, _BatchNorm) for module in net.modules())
+        if normed and cfg.trainer.sync_batchnorm and not _syncs(cfg.trainer) and trainer.is_global_zero:
+            log.warning(
+                "batch norm is of each process by itself: only GPUs share its statistics (trainer.sync_batchnorm), so "
+                "the result is not that of one process"
+            )
     _raise(problems)
     if state:
         task.load_state_dict(state["state_dict"])
     if cfg.cache and usable(net, data, plan):
         with _blame(problems, "cache"):
-            fill(net, data, Path(cfg.cache.folder), int(cfg.cache.max_bytes), trainer)
+            fill(task, data, Path(cfg.cache.folder), int(cfg.cache.max_bytes), trainer)
         _raise(problems)
     if cfg.compile:
         net.compile()  # in place, which leaves the names in a checkpoint as they are
@@ -152,6 +161,7 @@ def _trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> Trainer
         default_root_dir=folder,
         plugins=[Files()],
         precision=_precision(cfg.trainer.precision),
+        sync_batchnorm=_syncs(cfg.trainer),
         use_distributed_sampler=False,  # the order of batches is ours, see data/batches.py
         enable_model_summary=False,  # a callback in conf/callbacks
     )
@@ -203,6 +213,12 @@ def _precision(given: str) -> str:
     if given != "auto":
         return given
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _syncs(trainer: DictConfig) -> bool:
+    """Whether processes share the statistics of batch norm, which torch has on GPUs alone."""
+    gpu = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return bool(trainer.sync_batchnorm) and gpu
 
 
 def _alone(cfg: DictConfig, plan: Finetune) -> Iterator[str]:

@@ -1,44 +1,52 @@
 """What a frozen base outputs, computed once and kept on disk: for every epoch, every run of a sweep, every later run.
 
-The key is the content: weights, configuration and code of the base, token ids, pooling, precision, library versions.
-How texts are split does not matter. The files hold tensors only (safetensors).
+The key is the content: weights, settings and code of what computes, every input of every row, precision, device,
+library versions. How rows are split does not matter. The files hold tensors only (safetensors).
 """
 
 import hashlib
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from lightning import Trainer
+from lightning.fabric.utilities import move_data_to_device
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from research.data.augment import Nothing
 from research.data.base import Data
-from research.data.batches import Tokens
 from research.engine.disk_cache import kept
 from research.engine.finetune import Finetune
 
 log = logging.getLogger(__name__)
 
-BATCH = 32  # texts that are computed together
+BATCH = 32  # rows that are computed together
+TRIED = 8  # rows of which the outputs of the task are compared, with features and without
+HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer", "_augmented")
+Inputs = dict[str, Tensor]  # of the base, by name
+
+
+class Unusable(Exception):
+    """Why the outputs of a frozen base cannot stand for its inputs."""
 
 
 def usable(network: Any, data: Data, plan: Finetune) -> bool:
-    """Whether the base of a network is wholly frozen in every epoch and sees each text always the same."""
+    """Whether the base of a network is wholly frozen in every epoch, and nothing alters a batch before it."""
     base = getattr(network, "base", None)
     if not isinstance(base, nn.Module) or not getattr(network, "has_features", False):
         return False
     frozen = all(f"base.{name}" in plan.never for name, _ in base.named_parameters())
-    same = data.augment is None or isinstance(data.augment, Nothing)
-    return frozen and same and all(isinstance(rows, Tokens) for rows in data.rows.values())
+    return frozen and (data.augment is None or isinstance(data.augment, Nothing))
 
 
-def fill(network: Any, data: Data, folder: Path, max_bytes: int, trainer: Trainer) -> None:
+def fill(task: Any, data: Data, folder: Path, max_bytes: int, trainer: Trainer) -> None:
     """Puts the features of every row into `data.features`, from the disk or computed now, as `trainer` would.
 
     Args:
@@ -46,49 +54,158 @@ def fill(network: Any, data: Data, folder: Path, max_bytes: int, trainer: Traine
         max_bytes: that it may hold.
     """
     start = time.perf_counter()
-    network = trainer.precision_plugin.convert_module(network)
-    rows: dict[str, Any] = data.rows
-    texts = {name: [ids.numpy().tobytes() for ids in part.ids] for name, part in rows.items()}
-    different = sorted(set().union(*texts.values()), key=lambda text: (len(text), text))
-
-    def make(path: Path) -> None:
-        pad = next(iter(rows.values())).pad
-        ids = [torch.frombuffer(bytearray(text), dtype=torch.long) for text in different]
-        found = _features(network, Tokens(ids, torch.zeros(len(ids)), pad), trainer)
-        path.write_bytes(save({"features": found}))  # save_file hides from a full disk what kept would tell
-
-    path = folder / f"{_key(network, different, trainer.precision)}.safetensors"
-    content, found = kept(path, max_bytes, make, load_file)
-    place = {text: index for index, text in enumerate(different)}
-    data.features = {name: content["features"][[place[text] for text in part]] for name, part in texts.items()}
+    try:
+        rows = {split: list(_inputs(data, part)) for split, part in data.rows.items()}
+        trainer.precision_plugin.convert_module(task.net)
+        task.to(trainer.strategy.root_device)
+        modes = {module: module.training for module in task.modules()}
+        task.eval()
+        try:
+            features, found = _kept(task, rows, folder, max_bytes, trainer)
+            _try(task, data, features, trainer)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+    except Unusable as why:
+        log.info("features   of the frozen base are computed anew in each epoch: %s", why)
+        return
+    data.features = features
     how, seconds = "read" if found else "computed", time.perf_counter() - start
     log.info("features   of the frozen base %s in %.1f s; each epoch now trains the head alone", how, seconds)
 
 
-def _key(network: Any, texts: list[bytes], precision: str) -> str:
+def _inputs(data: Data, rows: Any) -> Iterator[Inputs]:
+    """x of each row by itself, `{name: (1, ...)}`.
+
+    Raises:
+        Unusable: x is something else, or is not that of its rows, one by one, in a batch of several.
+    """
+    if own := [name for name in HOOKS if getattr(type(data), name) is not getattr(Data, name)]:
+        raise Unusable(f"{type(data).__name__}.{own[0]} may change a batch")
+    for index in torch.arange(len(rows)).split(BATCH):
+        together, _ = rows[index]
+        for place, row in enumerate(index):
+            alone, _ = rows[row[None]]
+            if not _is_row(alone, together, place):
+                raise Unusable("x of a batch is not a dict of its rows' tensors, padded at their ends")
+            yield alone
+
+
+def _is_row(alone: Any, together: Any, place: int) -> bool:
+    """Whether row `place` of a batch holds what the row has alone, and then padding."""
+    if not isinstance(alone, dict) or not isinstance(together, dict) or alone.keys() != together.keys():
+        return False
+    for name, x in alone.items():
+        batch = together[name]
+        if not isinstance(x, Tensor) or not x.dim() or len(x) != 1 or x.dim() != batch.dim():
+            return False
+        inner = tuple(slice(size) for size in x.shape[1:])
+        if not torch.equal(batch[place][inner], x[0]):
+            return False
+    return True
+
+
+def _kept(
+    task: Any, rows: dict[str, list[Inputs]], folder: Path, max_bytes: int, trainer: Trainer
+) -> tuple[dict[str, Tensor], bool]:
+    """The features of the rows of each split, and whether they were on the disk."""
+    places = {split: [_content(x) for x in part] for split, part in rows.items()}
+    distinct = {content: x for split, part in rows.items() for content, x in zip(places[split], part, strict=True)}
+    ordered = sorted(distinct, key=lambda content: (_shapes(distinct[content]), content))
+
+    def make(path: Path) -> None:
+        found = _features(task.net, [distinct[content] for content in ordered], trainer)
+        path.write_bytes(save({"features": found}))  # save_file hides from a full disk what kept would tell
+
+    path = folder / f"{_key(task.net, ordered, trainer)}.safetensors"
+    content, found = kept(path, max_bytes, make, load_file)
+    index = {content: place for place, content in enumerate(ordered)}
+    return {split: content["features"][[index[one] for one in part]] for split, part in places.items()}, found
+
+
+def _shapes(x: Inputs) -> list[tuple[str, tuple[int, ...]]]:
+    return sorted((name, tuple(value.shape)) for name, value in x.items())
+
+
+def _content(x: Inputs) -> bytes:
+    """A hash of all that a row gives the base."""
     content = hashlib.sha256()
-    files = [getattr(sys.modules[kind.__module__], "__file__", None) for kind in type(network).__mro__]
-    code = [Path(file).read_bytes() for file in files if file]  # which is the user's to change
+    for name, value in sorted(x.items()):
+        content.update(repr((name, value.dtype, tuple(value.shape))).encode())
+        content.update(value.contiguous().view(torch.uint8).numpy().data)
+    return content.digest()
+
+
+def _key(network: Any, rows: list[bytes], trainer: Trainer) -> str:
+    """Of all that the features of `rows` depend on: whatever the network computes them from but its head."""
+    content = hashlib.sha256()
+    parts = [(name, module) for name, module in network.named_modules() if name.split(".")[0] != "head"]
+    kinds = {kind for _, module in parts for kind in type(module).__mro__}
+    files = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in kinds}
+    code = sorted(hashlib.sha256(Path(file).read_bytes()).digest() for file in files if file)  # the user's to change
     versions = torch.__version__, transformers.__version__
-    of_base = network.pooling, network.base.config.to_json_string(), precision
-    content.update(repr((versions, code, of_base)).encode())
-    for name, tensor in sorted(network.base.state_dict().items()):
-        content.update(name.encode())
-        content.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    for text in texts:
-        content.update(len(text).to_bytes(8, "little"))
-        content.update(text)
+    place = trainer.precision, trainer.strategy.root_device.type, torch.get_float32_matmul_precision()
+    config = getattr(network.base, "config", None)
+    configured = (config.to_json_string(), getattr(config, "_attn_implementation", None)) if config else None
+    settings = [(name, type(module).__qualname__, _settings(module)) for name, module in parts]
+    content.update(repr((versions, code, place, configured, settings)).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        if name.split(".")[0] != "head":
+            content.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+            content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    for row in rows:
+        content.update(row)
     return content.hexdigest()[:32]
 
 
-@torch.inference_mode()
-def _features(network: Any, texts: Tokens, trainer: Trainer) -> Tensor:
-    """(N, H) of texts that are sorted by length, so that a batch is hardly padded."""
+def _settings(module: nn.Module) -> list[tuple[str, Any]]:
+    """Numbers and words that a module keeps; not where its weights came from, which says nothing of what they are."""
+    plain = bool | int | float | str | None
+    found = {name: value for name, value in vars(module).items() if name[0] != "_"}
+    for name in ("training", "name_or_path"):
+        found.pop(name, None)
+    lists = {k: v for k, v in found.items() if isinstance(v, tuple | list) and all(isinstance(i, plain) for i in v)}
+    return sorted(({k: v for k, v in found.items() if isinstance(v, plain)} | lists).items())
+
+
+def _features(network: Any, rows: list[Inputs], trainer: Trainer) -> Tensor:
+    """(N, H) of rows that are sorted by their shapes: those of a batch have the same, so that nothing is padded.
+
+    Raises:
+        Unusable: they depend on what learns.
+    """
     device = trainer.strategy.root_device
-    network.eval().to(device)
     made = []
-    for index in torch.arange(len(texts)).split(BATCH):
-        x, _ = texts[index]
-        with trainer.precision_plugin.forward_context():
-            made.append(network.features({name: value.to(device) for name, value in x.items()}).float().cpu())
+    for _, same in groupby(rows, _shapes):
+        group = list(same)
+        for start in range(0, len(group), BATCH):
+            some = group[start : start + BATCH]
+            x = {name: torch.cat([row[name] for row in some]).to(device) for name in some[0]}
+            with trainer.precision_plugin.forward_context():
+                found = network.features(x)  # of frozen weights: it keeps no graph
+            if found.requires_grad:
+                raise Unusable(f"{type(network).__name__}.features makes them with weights that learn")
+            made.append(found.float().cpu())
     return torch.cat(made)
+
+
+@torch.inference_mode()
+def _try(task: Any, data: Data, features: dict[str, Tensor], trainer: Trainer) -> None:
+    """Raises Unusable where the task says something else of features than of the rows they stand for."""
+    split = next(iter(features))
+    index, device = torch.arange(min(TRIED, len(features[split]))), trainer.strategy.root_device
+    x, y = data.rows[split][index]
+    plugin: Any = trainer.precision_plugin
+    with plugin.forward_context():
+        try:
+            batches = [
+                move_data_to_device(plugin.convert_input((part, y)), device) for part in (x, features[split][index])
+            ]
+            without, cached = (task.answer(batch, 0)[0].float() for batch in batches)
+        except Exception as error:  # whatever a task of one's own does with an x that it does not know
+            raise Unusable(
+                f"{type(task).__name__} with {type(task.net).__name__} takes no features: {error}"
+            ) from error
+    rounding = 1e-3 if trainer.precision == "32-true" else 5e-2
+    if without.shape != cached.shape or not torch.allclose(without, cached, rtol=rounding, atol=rounding):
+        raise Unusable(f"{type(task.net).__name__} predicts something else from them")
