@@ -26,6 +26,7 @@ from research.engine.direction import contradictions, settle, ways
 from research.engine.errors import UserError, trace, unknown
 from research.engine.features import fill, usable
 from research.engine.finetune import Finetune, LeftOut
+from research.engine.loggers import made
 from research.engine.pictures import Pictures
 from research.engine.pretrained import from_run
 from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
@@ -151,12 +152,13 @@ def read_data(cfg: DictConfig, fitted: Spec | None = None, read: bool = True) ->
 
 def _trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> Trainer:
     """With the callbacks of the config and more; without those that Lightning refuses where they are of no use."""
-    callbacks = [*make(cfg.get("callbacks") or {}).values(), *more]
-    logger = make(cfg.logger)(save_dir=folder) if cfg.logger else False
+    callbacks: list[Callback] = [*_made(cfg.get("callbacks")).values(), *more]
+    logger = made(cfg.logger or {}, folder)
     useless = [] if logger else [LearningRateMonitor]
     useless += [] if cfg.trainer.get("enable_progress_bar", True) else [ProgressBar]
+    callbacks = [callback for callback in callbacks if not isinstance(callback, tuple(useless))]
     return make(cfg.trainer)(
-        callbacks=[callback for callback in callbacks if not isinstance(callback, tuple(useless))],
+        callbacks=callbacks,
         logger=logger,
         default_root_dir=folder,
         plugins=[Files()],
@@ -164,6 +166,7 @@ def _trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> Trainer
         sync_batchnorm=_syncs(cfg.trainer),
         use_distributed_sampler=False,  # the order of batches is ours, see data/batches.py
         enable_model_summary=False,  # a callback in conf/callbacks
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # and so is this one
     )
 
 
@@ -180,6 +183,15 @@ def _named(node: Any, target: str) -> Iterator[tuple[str, Any]]:
             yield from _named(part, target)
         elif part is not None and name not in ("class", "value"):
             raise ValueError(f"'{name}' is no metric, as it has no _target_; those of an auto option are in {target}.*")
+
+
+def _made(node: Any) -> dict[str, Any]:
+    """The parts of a node as objects, without those that are switched off by null."""
+    return {key: make(part) for key, part in _present(node).items()}
+
+
+def _present(node: Any) -> dict[str, Any]:
+    return {str(key): part for key, part in (node or {}).items() if part is not None}
 
 
 def seed_all(seed: int) -> None:
@@ -237,7 +249,7 @@ def _alone(cfg: DictConfig, plan: Finetune) -> Iterator[str]:
 
 def _unwatched(cfg: DictConfig, logged: set[str]) -> Iterator[str]:
     """Every `monitor` that names a metric nobody logs, and settings under which nothing is logged or saved."""
-    trainer, callbacks = cfg.trainer, dict(cfg.get("callbacks") or {})
+    trainer, callbacks = cfg.trainer, _present(cfg.get("callbacks"))
     validates = trainer.get("limit_val_batches") != 0
     every, epochs = trainer.get("check_val_every_n_epoch") or 1, trainer.get("max_epochs") or -1
     if every > epochs > 0:
@@ -257,7 +269,7 @@ def _unwatched(cfg: DictConfig, logged: set[str]) -> Iterator[str]:
             f"trainer.val_check_interval={interval} may validate within a step of accumulate_grad_batches={apart} "
             f"batches; take a number of batches that is a multiple of it, {10 * apart} say."
         )
-    if callbacks and "checkpoint" not in callbacks:
+    if cfg.get("callbacks") and "checkpoint" not in callbacks:
         yield "callbacks.checkpoint saves what every run needs; it cannot be left out."
 
 

@@ -4,13 +4,14 @@ Hydra stops at the first mistake; here all are collected. Names come from `conf/
 the command opens again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,12 +24,27 @@ from research.engine.errors import UserError, unknown
 from research.engine.reopen import reopened, with_values
 from research.engine.values import Mode
 
-SEVERAL = {"callbacks"}  # groups of which several options may be taken together
+SEVERAL = {"callbacks", "logger"}  # groups of which several options may be taken together
+WITHOUT = {  # how to have nothing of a group, which null does not say
+    "augment": "augment=none",
+    "callbacks": "callbacks.NAME=null, for each of them",
+    "experiment": "no word about it",
+    "finetune": "finetune=full",
+    "logger": "logger=none",
+    "scheduler": "scheduler=constant",
+}
 COUNTS = ("trainer.accumulate_grad_batches", "trainer.max_epochs", "trainer.log_every_n_steps")  # never 0
 Words = list[str]
 
 
-def check(conf: str, config_name: str, overrides: Words, sweep: bool = True, folder: Path | None = None) -> Words:
+def check(
+    conf: str,
+    config_name: str,
+    overrides: Words,
+    sweep: bool = True,
+    folder: Path | None = None,
+    more: Sequence[Path] = (),
+) -> Words:
     """Returns one sentence for each mistake; an empty list when Hydra will accept the command.
 
     Args:
@@ -37,31 +53,59 @@ def check(conf: str, config_name: str, overrides: Words, sweep: bool = True, fol
         overrides: the command line without its flags.
         sweep: whether a key may have several values.
         folder: of the run that the command opens again.
+        more: config folders beside `conf`.
     """
     with initialize_config_dir(conf, version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
+        loader = search(more)
         make = partial(reopened, config_name, folder) if folder else partial(compose, config_name)
         problems: Words = []
         groups: list[Words] = []  # for each override of a group, the words for each of its choices
         values: list[Override] = []
+        hydras: list[Words] = []  # the same of what is for Hydra itself
         for text in overrides:
             override, problem = _parse(text)
             if override is None:
                 problems.append(problem)
             elif override.is_sweep_override() and (folder or not sweep):
-                more = "one run folder is opened at a time" if folder else "to run each of them, add -m"
-                problems.append(f"{text} has several values; {more}.")
+                more_words = "one run folder is opened at a time" if folder else "to run each of them, add -m"
+                problems.append(f"{text} has several values; {more_words}.")
             elif _is_group(loader, override.key_or_group):
                 problems += (wrong := _wrong_options(loader, override))
-                groups += [] if wrong or override.value_type == ValueType.GLOB_CHOICE_SWEEP else [_words(override)]
+                kind = hydras if override.key_or_group.startswith("hydra/") else groups
+                kind += [] if wrong or override.value_type == ValueType.GLOB_CHOICE_SWEEP else [_words(override)]
             elif override.key_or_group.startswith("hydra"):
-                problems += _tried(partial(compose, config_name, _words(override)[:1]))[1]
+                hydras.append(_words(override))
             else:
                 values.append(override)
+        problems += _hydra(partial(compose, config_name), [words[0] for words in [*groups, *hydras]], len(groups))
         for words in _variants(groups):
             base, wrong = _tried(partial(make, words))
             problems += wrong if base is None else _values(loader, base, values)
         return list(dict.fromkeys(problems))
+
+
+def search(more: Sequence[Path]) -> ConfigLoader:
+    """Has Hydra, as it is initialized, look into further config folders; gives its loader."""
+    loader: Any = GlobalHydra.instance().config_loader()
+    for folder in more:
+        schema = SearchPathQuery(provider="schema", path=None)
+        loader.config_search_path.prepend("command-line", f"file://{folder}", schema)
+    loader.repository.initialize_sources(loader.config_search_path)
+    return loader
+
+
+def _hydra(make: Callable[[Words], DictConfig], words: Words, first: int) -> Words:
+    """Mistakes in words for Hydra itself, which have to fit together: a plugin, and the settings of it.
+
+    Args:
+        words: all that may bear on them.
+        first: of those that are for Hydra.
+    """
+    groups = [word for word in words if "/" in word.split("=")[0] or word in words[:first]]
+    if len(words) == first or _tried(partial(make, words))[0] is not None:
+        return []
+    wrong = [problem for word in words[first:] for problem in _tried(partial(make, [*groups, word]))[1]]
+    return wrong or _tried(partial(make, words))[1]
 
 
 def _tried(make: Callable[[], DictConfig]) -> tuple[DictConfig | None, Words]:
@@ -97,6 +141,10 @@ def _values(loader: ConfigLoader, base: DictConfig, values: list[Override]) -> W
         return problems + wrong
     problems += [f"{key}=0: at least 1 is needed." for key in COUNTS if OmegaConf.select(cfg, key) == 0]
     problems += _wrong_modes(cfg)
+    for group in SEVERAL:
+        parts = cfg.get(group) or {}
+        if "_target_" in parts and (group == "callbacks" or any(OmegaConf.is_dict(part) for part in parts.values())):
+            return [*problems, f"{group}._target_: of several {group} each needs a key, NAME: {{_target_: ...}}."]
     return problems + list(misfits(cfg))
 
 
@@ -125,7 +173,10 @@ def _is_group(loader: ConfigLoader, key: str) -> bool:
 
 
 def _choices(override: Override) -> list[Any]:
-    return list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+    value: Any = override.value()
+    if override.value_type == ValueType.INTERVAL_SWEEP:
+        return [value.start, value.end]
+    return list(override.sweep_iterator()) if override.is_sweep_override() else [value]
 
 
 def _words(override: Override) -> Words:
@@ -134,6 +185,8 @@ def _words(override: Override) -> Words:
     if not override.is_sweep_override():
         return [override.input_line]
     head = override.input_line.split("=", 1)[0]
+    if override.value_type == ValueType.INTERVAL_SWEEP:
+        return [f"{head}={end}" for end in _choices(override)]
     return [f"{head}={word}" for word in override.sweep_string_iterator()]
 
 
@@ -148,6 +201,9 @@ def _wrong_options(loader: ConfigLoader, override: Override) -> Words:
     for choice in _choices(override):
         if isinstance(choice, list) and group not in SEVERAL:
             wrong.append(f"{group}={choice}: one option is needed. Allowed: {', '.join(sorted(options))}.")
+            continue
+        if choice is None and group in WITHOUT:
+            wrong.append(f"{group}=null: an option is needed; to do without, {WITHOUT[group]}.")
             continue
         names = choice if isinstance(choice, list) else [choice]
         wrong += [unknown(group, "null" if n is None else str(n), options) for n in names if n not in options]

@@ -1,7 +1,7 @@
 """What is told to the user without a traceback."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 trace = logging.getLogger("research.traceback")  # to the run's log only, see conf/hydra/job_logging
@@ -26,3 +26,10 @@ def unknown(what: str, given: str, allowed: Iterable[str]) -> str:
     near.sort(key=lambda name: sorted(name) != sorted(given))  # two letters the wrong way round come first
     hint = f"; did you mean '{near[0]}'?" if near else "."
     return f"no {what} '{given}'{hint} Allowed: {', '.join(names)}."
+
+
+def told(problems: Sequence[str]) -> str:
+    """What the user reads."""
+    if len(problems) == 1:
+        return f"error: {problems[0]}"
+    return "\n".join([f"error: {len(problems)} mistakes", *(f"  - {problem}" for problem in problems)])

@@ -19,7 +19,7 @@ from research.engine.durable import link
 from research.engine.errors import UserError
 from research.engine.guard import RollBack
 from research.engine.launch import WORKER
-from research.engine.loggers import Csv, TensorBoard
+from research.engine.loggers import boards, restart
 from research.engine.pretrained import keep
 from research.engine.record import Record, write_config
 from research.engine.reopen import Changes, changes, tell
@@ -103,8 +103,8 @@ def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | N
     saving.config = OmegaConf.to_container(cfg, resolve=True)
     if start and state:
         files.opened = start, state
-    if was and isinstance(parts.trainer.logger, TensorBoard | Csv):
-        parts.trainer.logger.restart(state["curves"] if state else 0)
+    if was:
+        restart(parts.trainer.loggers, state["curves"] if state else 0)
     if record:
         _tell_data(cfg, folder, record, parts, new=start is None)
     if start is None and was != BACK:
@@ -232,8 +232,8 @@ def _keep_data(parts: Parts, folder: Path, new: bool) -> None:
     np.savez_compressed(folder / "splits.npz", **ids)
     picture = describe.figure(parts.data)
     describe.write_page(parts.data, folder, picture, describe.tell(parts.data, NUM_TOLD))
-    if new and isinstance(parts.trainer.logger, TensorBoard):
-        parts.trainer.logger.experiment.add_figure("data", picture, 0)
+    for board in boards(parts.trainer) if new else ():
+        board.experiment.add_figure("data", picture, 0)
 
 
 def _search(cfg: DictConfig, folder: Path, parts: Parts) -> None:

@@ -1,14 +1,17 @@
 """Where curves go: into the run folder itself, and a resumed run goes on with them, without overlap."""
 
 import csv
+import inspect
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from hydra.utils import instantiate
+from lightning import Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -16,6 +19,7 @@ from torch.utils.tensorboard.summary import hparams
 log = logging.getLogger(__name__)
 
 RESULT = ".result"
+TABLE = "metrics.csv"
 
 
 @contextmanager
@@ -36,10 +40,6 @@ class TensorBoard(TensorBoardLogger):
 
     def __init__(self, save_dir: Path) -> None:
         super().__init__(save_dir, name="", version="", default_hp_metric=False)
-
-    def restart(self, step: int) -> None:
-        """Drops the points from `step` on, which a resumed run will draw again."""
-        self._kwargs["purge_step"] = step
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         with self._open():
@@ -97,24 +97,55 @@ class Csv(CSVLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         super().log_metrics(_named(metrics), step)
 
-    @rank_zero_only
-    def restart(self, step: int) -> None:
-        """Drops the rows from `step` on, which a resumed run will write again."""
-        path = Path(self.log_dir) / "metrics.csv"
-        before, rows = path.with_suffix(".before"), []
-        if path.is_file() and not before.is_file():  # else this was killed below
-            path.replace(before)  # as Lightning begins by deleting what is there
-        if before.is_file():
-            with before.open(newline="") as file:
-                rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
-        writer: Any = self.experiment
-        writer.metrics = [row for row in rows if row.get("step", "").isdecimal() and int(row["step"]) < step]
-        self.save()
-        before.unlink(missing_ok=True)
-
     def save(self) -> None:
         with _lossy():  # what is not written is kept for the next time
             super().save()
+
+
+def made(node: Any, folder: Path) -> list[Logger]:
+    """Makes the loggers of a config, in the run folder: one under each key, or a single one without a key.
+
+    Lightning's own write into one place for good, so that a resumed run goes on there.
+    """
+    nodes = [node] if "_target_" in node else [part for part in node.values() if part]
+    loggers = []
+    for part in nodes:
+        maker = instantiate(part, _partial_=True, _convert_="all")
+        more: dict[str, Any] = {"save_dir": folder}
+        if isinstance(maker.func, type) and issubclass(maker.func, CSVLogger | TensorBoardLogger):
+            more["version"] = 0
+        takes = inspect.signature(maker.func).parameters.keys() - part.keys()
+        loggers.append(maker(**{name: value for name, value in more.items() if name in takes}))
+    return loggers
+
+
+def boards(trainer: Trainer) -> list[TensorBoardLogger]:
+    """Gives the loggers that show pictures."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def restart(loggers: Iterable[Logger], step: int) -> None:
+    """Drops the points from `step` on, which a resumed run will draw again."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger._kwargs["purge_step"] = step
+        if isinstance(logger, CSVLogger):
+            _drop_rows(logger, step)
+
+
+@rank_zero_only
+def _drop_rows(logger: CSVLogger, step: int) -> None:
+    path = Path(logger.log_dir) / TABLE
+    before, rows = path.with_suffix(".before"), []
+    if path.is_file() and not before.is_file():  # else this was killed below
+        path.replace(before)  # as Lightning begins by deleting what is there
+    if before.is_file():
+        with before.open(newline="") as file:
+            rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+    writer: Any = logger.experiment
+    writer.metrics = [row for row in rows if row.get("step", "").isdecimal() and int(row["step"]) < step]
+    logger.save()
+    before.unlink(missing_ok=True)
 
 
 def _named(metrics: Mapping[str, Any]) -> dict[str, Any]:

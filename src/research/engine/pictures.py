@@ -6,24 +6,23 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from research.engine.loggers import TensorBoard
+from research.engine.loggers import boards
 
 NUM_IMAGES = 32
 
 
 class Pictures(Callback):
-    """Draws into TensorBoard where that is the logger, else nowhere."""
+    """Draws into TensorBoard where that is a logger, else nowhere."""
 
     def __init__(self) -> None:
         self.matrix: Any = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        board: Any = trainer.logger
         spec: Any = pl_module.spec
-        if trainer.global_step or not isinstance(board, TensorBoard) or spec.kind != "image":
+        if trainer.global_step or spec.kind != "image":
             return
         x: Tensor = batch[0][:NUM_IMAGES]  # (n, C, H, W), augmented
-        if x.shape[1] in (1, 3):
+        for board in boards(trainer) if x.shape[1] in (1, 3) else ():
             board.experiment.add_images("train/inputs", x.clamp(0, 1).float(), 0)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,9 +46,8 @@ class Pictures(Callback):
         if self.matrix is None:
             return
         counts = self.matrix.compute()  # (C, C), on every process
-        board: Any = trainer.logger
         spec: Any = pl_module.spec
-        if isinstance(board, TensorBoard) and trainer.is_global_zero:
+        for board in boards(trainer) if trainer.is_global_zero else ():
             board.experiment.add_figure("test/confusion", _figure(counts, spec.classes), trainer.global_step)
 
 

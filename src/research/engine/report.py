@@ -4,16 +4,19 @@ import logging
 import os
 from collections.abc import Iterable
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelSummary
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from research.engine.build import Parts
-from research.engine.loggers import Csv, TensorBoard
+from research.engine.command import shell
+from research.engine.loggers import TABLE, TensorBoard
 from research.engine.record import Record, write_json
 
 log = logging.getLogger(__name__)
@@ -26,15 +29,17 @@ VALUES = ("seed", "data.batch_size", "trainer.max_epochs")
 
 def report(cfg: DictConfig, record: Record, parts: Parts, metrics: dict[str, float]) -> None:
     """Writes and shows the metrics of the best checkpoint."""
-    folder, logger = record.folder, parts.trainer.logger
+    folder = record.folder
     write_json(folder / "metrics.json", metrics)
     table(metrics)
     log.info("folder       %s", os.path.relpath(folder))
-    if isinstance(logger, TensorBoard):
-        logger.log_result(_settings(cfg, record.content["choices"]), metrics, parts.trainer.global_step)
-        log.info("curves       tensorboard --logdir %s", os.path.relpath(folder.parent))
-    elif isinstance(logger, Csv):
-        log.info("curves       %s", os.path.relpath(folder / "metrics.csv"))
+    for logger in parts.trainer.loggers:
+        if isinstance(logger, TensorBoard):
+            logger.log_result(_settings(cfg, record.content["choices"]), metrics, parts.trainer.global_step)
+        if isinstance(logger, TensorBoardLogger):
+            log.info("curves       %s", shell("tensorboard", "--logdir", os.path.relpath(folder.parent)))
+        elif isinstance(logger, CSVLogger):
+            log.info("curves       %s", os.path.relpath(Path(logger.log_dir) / TABLE))
 
 
 class Summary(ModelSummary):

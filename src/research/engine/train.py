@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from research.engine.command import further_folders, shell, word
 from research.engine.errors import UserError
 from research.engine.launch import WORKER
 from research.engine.record import ROOT, Record, held, recorded
@@ -23,8 +24,8 @@ FIXED += ("callbacks.checkpoint.monitor", "callbacks.checkpoint.mode")  # the sa
 FREE = ("data.batch_size", "data.num_workers", "data.cache")
 
 
-def train(cfg: DictConfig, folder: Path, like: dict[str, Any] | None = None) -> None:
-    """Trains, scores the best checkpoint, writes `metrics.json`.
+def train(cfg: DictConfig, folder: Path, like: dict[str, Any] | None = None) -> float | None:
+    """Trains, scores the best checkpoint, writes `metrics.json`; gives the monitored value at that checkpoint.
 
     Args:
         like: the record of a run that is to be made again.
@@ -34,8 +35,7 @@ def train(cfg: DictConfig, folder: Path, like: dict[str, Any] | None = None) -> 
     """
     if WORKER in os.environ:
         joined = record_of(folder)
-        _run(cfg, folder, None, joined["was"])
-        return
+        return _run(cfg, folder, None, joined["was"])
     with held(folder):
         earlier, changed = None, {}
         if cfg.resume:
@@ -43,7 +43,8 @@ def train(cfg: DictConfig, folder: Path, like: dict[str, Any] | None = None) -> 
             _refuse(changed)
             cfg.resume = None
         elif (folder / "run.json").exists():
-            raise UserError(f"'{folder}' is a run already; go on with it, resume={folder}, or take another folder.")
+            again = shell(word("resume", folder))
+            raise UserError(f"'{folder}' is a run already; go on with it, {again}, or take another folder.")
         if cfg.pretrain:
             if "pretrained" not in cfg.model:
                 raise UserError(
@@ -53,10 +54,10 @@ def train(cfg: DictConfig, folder: Path, like: dict[str, Any] | None = None) -> 
         with recorded(folder, cfg, earlier, changed, like) as record:
             if cfg.pretrain:
                 _pretrain([f"seed={cfg.seed}", *cfg.pretrain], folder / PRETRAIN)
-            _run(cfg, folder, record, record.content["was"])
+            return _run(cfg, folder, record, record.content["was"])
 
 
-def _run(cfg: DictConfig, folder: Path, record: Record | None, was: str | None) -> None:
+def _run(cfg: DictConfig, folder: Path, record: Record | None, was: str | None) -> float | None:
     from research.engine.checkpoint import load, path_of  # once the run is on record: these take seconds
     from research.engine.fit import fit
     from research.engine.report import report
@@ -67,6 +68,8 @@ def _run(cfg: DictConfig, folder: Path, record: Record | None, was: str | None) 
     metrics = score(parts)
     if record:
         report(cfg, record, parts, metrics)
+    saving: Any = parts.trainer.checkpoint_callback
+    return metrics.get(cfg.monitor, saving.best)  # what is logged in training alone has no other value
 
 
 def _pretrain(words: list[str], folder: Path) -> None:
@@ -78,8 +81,9 @@ def _pretrain(words: list[str], folder: Path) -> None:
     begun = (folder / "run.json").is_file()
     if begun and record_of(folder)["status"] == "finished":
         return
-    ours = [f"resume='{folder}'"] if begun else [*words, f"hydra.run.dir='{folder}'"]
-    log.info("pretrain   python src/train.py %s", " ".join(words))
+    ours = [word("resume", folder)] if begun else [*words, word("hydra.run.dir", str(folder).replace("${", "\\${"))]
+    ours += further_folders()
+    log.info("pretrain   python src/train.py %s", shell(*words))
     process = subprocess.Popen([sys.executable, str(ROOT / "src/train.py"), *ours])
     try:
         code = process.wait()
