@@ -4,6 +4,7 @@ A forked run starts at once, as its packages are imported already, and may be ki
 """
 
 import errno
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -42,6 +43,7 @@ def forked(job: Callable[[], Any], out: Path) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        multiprocessing.util._exit_function()  # as any process that ends: it waits for those it has started
         os._exit(code)
 
 

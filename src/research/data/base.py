@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from research.data.batches import BatchOrder, Rows, Tokens
 from research.data.spec import Spec
+from research.data.workers import workers
 from research.engine.randomness import AUGMENT, fold, reseed
 from research.engine.schedules import position
-from research.engine.stop import deaf
+from research.engine.stop import asked
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Data(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augments a training batch on its device; the draw is a function of (seed, epoch, batch, process)."""
+        asked.heed()
         trainer = self.trainer
         if trainer is None or not trainer.training:
             return batch
@@ -99,10 +101,8 @@ class Data(LightningDataModule):
         if train:  # processes that read ahead do so before Lightning sets the epoch
             order.start, order.epoch = self.start, self.start[0]
         held = Rows(self.features[split], rows.labels) if self.features else rows
-        workers: dict[str, Any] = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
-        return DataLoader(
-            held, sampler=order, batch_size=None, pin_memory=torch.cuda.is_available(), worker_init_fn=deaf, **workers
-        )
+        read: dict[str, Any] = workers(self.num_workers)
+        return DataLoader(held, sampler=order, batch_size=None, pin_memory=torch.cuda.is_available(), **read)
 
     def state_dict(self) -> dict[str, int]:
         assert self.trainer is not None

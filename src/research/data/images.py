@@ -8,7 +8,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -90,16 +90,15 @@ class ImageData(FileData):
             raise UserError(f"'{path}' holds no picture ({', '.join(sorted(SUFFIXES))}).")
         if root.is_dir():
             self._tell_others(root)
-        with ThreadPoolExecutor(max(1, self.num_workers)) as pool:  # Pillow decodes without the interpreter's lock
-            for start in range(0, len(files), BATCH):
-                part = files[start : start + BATCH]
-                found = list(pool.map(lambda file: _tried(file, self.channels, self.size), part))
-                good = torch.tensor([row for row, value in enumerate(found) if not isinstance(value, str)])
-                names = [str(file.relative_to(root) if file != root else file) for file in part]
-                wrong = [(row, f"{names[row]}: {value}") for row, value in enumerate(found) if isinstance(value, str)]
-                x = [value for value in found if not isinstance(value, str)]
-                pixels = torch.from_numpy(np.stack(x)).float() / 255 if x else torch.empty(0)
-                yield Inputs(pa.record_batch({"file": names}), pixels, good.long(), wrong)
+        for start in range(0, len(files), BATCH):
+            part = files[start : start + BATCH]
+            found = self._each(lambda file: _tried(file, self.channels, self.size), part)
+            good = torch.tensor([row for row, value in enumerate(found) if not isinstance(value, str)])
+            names = [str(file.relative_to(root) if file != root else file) for file in part]
+            wrong = [(row, f"{names[row]}: {value}") for row, value in enumerate(found) if isinstance(value, str)]
+            x = [value for value in found if not isinstance(value, str)]
+            pixels = torch.from_numpy(np.stack(x)).float() / 255 if x else torch.empty(0)
+            yield Inputs(pa.record_batch({"file": names}), pixels, good.long(), wrong)
 
     def _items(self, given: int, path: str, split: str) -> list[Item]:
         """The pictures of a source, in an order that is always the same."""
@@ -142,12 +141,10 @@ class ImageData(FileData):
             return {"width": width, "height": height, "hash": digest, "moments": moments}
 
         def make(path: Path) -> None:
-            with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
-                path.write_text(json.dumps(list(pool.map(look, items))), encoding="utf-8")
+            path.write_text(json.dumps(self._each(look, items)), encoding="utf-8")
 
         if not self.cache:
-            with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
-                return list(pool.map(look, items))
+            return self._each(look, items)
         key = hashlib.sha256(repr((self.size, self.channels)).encode())
         for _, name, _, _ in items:
             key.update(f"{name}\0{_stamp(name)}\0".encode())
@@ -155,6 +152,14 @@ class ImageData(FileData):
         max_bytes = int(float(self.cache["max_bytes"]))
         seen, _ = kept(place, max_bytes, make, lambda path: json.loads(path.read_text("utf-8")))
         return [look(item) if "again" in found else found for item, found in zip(items, seen, strict=True)]
+
+    def _each(self, look: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """What `look` says of each item, by threads: Pillow decodes without the interpreter's lock."""
+        pool = ThreadPoolExecutor(max(1, self.num_workers))
+        try:
+            return list(pool.map(look, items))
+        finally:
+            pool.shutdown(cancel_futures=True)  # a signal does not wait for pictures that nobody has begun to read
 
     def _readable(self, items: list[Item], seen: list[dict[str, Any]]) -> tuple[list[Item], list[dict[str, Any]]]:
         """Leaves out what cannot be read, when that is little."""

@@ -31,6 +31,7 @@ from research.engine.pictures import Pictures
 from research.engine.pretrained import from_run
 from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
 from research.engine.schedules import StepPlateau
+from research.engine.stop import asked
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ def _trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> Trainer
     useless = [] if logger else [LearningRateMonitor]
     useless += [] if cfg.trainer.get("enable_progress_bar", True) else [ProgressBar]
     callbacks = [callback for callback in callbacks if not isinstance(callback, tuple(useless))]
-    return make(cfg.trainer)(
+    trainer = make(cfg.trainer)(
         callbacks=callbacks,
         logger=logger,
         default_root_dir=folder,
@@ -168,6 +169,9 @@ def _trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> Trainer
         enable_model_summary=False,  # a callback in conf/callbacks
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # and so is this one
     )
+    # Lightning's handlers would end the run without a save, and talk to the other processes from within
+    trainer._signal_connector.register_signal_handlers = asked.take
+    return trainer
 
 
 def _named(node: Any, target: str) -> Iterator[tuple[str, Any]]:

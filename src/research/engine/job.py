@@ -27,7 +27,7 @@ from research.engine.command import shell, word
 from research.engine.durable import replace
 from research.engine.errors import UserError, told, trace
 from research.engine.reopen import reopened, with_values
-from research.engine.stop import SIGNAL, Stopped, asked
+from research.engine.stop import SIGNAL, Stopped, asked, end_children
 
 FULL = "HYDRA_FULL_ERROR"
 FORKS = sys.platform == "linux"  # elsewhere a copy of a process that has imported torch may not work
@@ -163,6 +163,8 @@ def run(name: str, cfg: DictConfig, folder: Path) -> tuple[int, float | None]:
     except Exception:
         log.exception("The run failed. Its folder is kept: %s", os.path.relpath(folder))
         return 1, None
+    finally:
+        end_children()
 
 
 def _end_with_parent() -> None:

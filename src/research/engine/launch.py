@@ -3,6 +3,7 @@
 Nothing here imports torch, so that a mistake is told at once.
 """
 
+import gc
 import json
 import os
 import secrets
@@ -37,6 +38,16 @@ def launch(name: str) -> None:
 
     The exit code is 0 when every job of the command finished, 1 when one failed, 2 when the command itself is wrong.
     """
+    asked.listen()
+    try:
+        _launch(name)
+    except Stopped as stopped:  # before a job, or between the jobs of a sweep
+        sys.exit(stopped.code)
+    finally:
+        gc.freeze()  # Python ends with a search for garbage, which among all that is imported takes seconds
+
+
+def _launch(name: str) -> None:
     if folder := os.environ.get(WORKER):
         cfg = OmegaConf.load(Path(folder) / "config.yaml")
         assert isinstance(cfg, DictConfig)
@@ -115,8 +126,6 @@ def _sweep_folder(primary: str, args: Namespace, folders: Sequence[Path]) -> str
 
 def _called(job: Job, primary: str) -> int:
     """Lets Hydra compose the configs and call the job; gives the exit code for what goes wrong outside of the job."""
-    if job.outcomes:
-        asked.listen()  # between its runs, too
     os.environ[FULL] = "1"  # has Hydra hand on what goes wrong
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary)(job)()
@@ -129,8 +138,6 @@ def _called(job: Job, primary: str) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         _tell([" ".join(str(error).split())])
         return 2
-    except Stopped as stopped:  # between the runs of a sweep
-        sys.exit(stopped.code)
     except KeyboardInterrupt:
         sys.exit(SIGNAL + signal.SIGINT)
 

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.engine.durable import replace
 from research.engine.errors import UserError
 from research.engine.reopen import Changes
-from research.engine.stop import Stopped
+from research.engine.stop import Stopped, asked
 
 log = logging.getLogger(__name__)
 
@@ -125,18 +125,19 @@ def recorded(
     was = earlier["status"] if earlier else None
     write_config(folder, cfg)
     record.add(status="running", was=was, error=None, seed=cfg.seed, pid=os.getpid())
-    if "git" not in content:  # this takes a second, in which the run may be killed
-        record.add(**_scene())
 
     def close(status: str, said: str | None) -> None:
         ended = datetime.now(UTC)
         spent = content["duration_s"] + (ended - now).total_seconds()
         try:
-            record.add(status=status, error=said, ended=ended, duration_s=round(spent, 3))
+            with asked.held():  # a second may come while the first is put down
+                record.add(status=status, error=said, ended=ended, duration_s=round(spent, 3))
         except OSError as error:  # a full disk, say, which is what ended the run
             log.warning("the record of the run cannot be written: %s", error)
 
     try:
+        if "git" not in content:  # this takes a second, in which the run may be killed
+            record.add(**_scene())
         yield record
     except BaseException as error:
         if before and not record.begun:

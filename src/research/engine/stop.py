@@ -1,14 +1,17 @@
-"""Being asked to stop: Ctrl-C, SIGTERM, SIGUSR1 (as Slurm sends before it takes a machine back).
+"""Being asked to stop: Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 (as Slurm sends before it takes a machine back).
 
 Outside the training loop nothing is half done, and the job leaves at once. Inside it the signal only sets a flag: the
 loop finishes its step, saves, and leaves (`saving.py`). A second Ctrl-C always leaves at once. Nothing imports torch.
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import active_children
 from types import FrameType
 
 SIGNAL = 128  # an exit code above it tells of a signal
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Stopped(BaseException):
@@ -38,20 +41,46 @@ class Asked:
 
     number: int | None = None
     patient = False
+    _held = False
 
     def listen(self) -> None:
-        """From now on, for a new job."""
-        self.number, self.patient = None, False
+        """From now on, for a new job.
+
+        Raises:
+            Stopped: by a signal that came as the job before it ended.
+        """
+        self.patient = False
         self.take()
+        self.heed()
 
     def take(self) -> None:
         """The signals, from whoever handles them now."""
         for number in SIGNALS:
             signal.signal(number, self._note)
 
+    def heed(self) -> None:
+        """Leaves if a signal has come and nobody else will look: Python drops what is raised in a destructor.
+
+        Raises:
+            Stopped: so it is.
+        """
+        if self.number and not self.patient:
+            raise Stopped(self.number)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Lets no signal in while something short is done, at the end of a job, that is to be done whole."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         again = self.number is not None and number == signal.SIGINT
         self.number = self.number or number
+        if self._held:
+            return
         if again or not self.patient:
             self.patient = False
             raise Stopped(self.number)
@@ -60,7 +89,15 @@ class Asked:
 asked = Asked()
 
 
-def deaf(worker: int) -> None:
-    """For a process that reads batches: it ends with the one that it reads for, which may need one more batch."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def end_children() -> None:
+    """Ends the processes that serve this one alone, whatever they are at.
+
+    Python would ask them to end when it exits, and wait for as long as it takes.
+    """
+    reported = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise that a worker was killed
+    children = [child for child in active_children() if child.daemon]
+    for child in children:
+        child.kill()
+    for child in children:
+        child.join()
+    signal.signal(signal.SIGCHLD, reported)
