@@ -65,7 +65,8 @@ def quick(*overrides: str, epochs: int = 1, steps: int = 2) -> DictConfig:
     torch.set_num_threads(1)  # several are slower for networks this small, and much slower on a busy machine
     silent = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.num_sanity_val_steps=0")
     limits = (f"trainer.max_epochs={epochs}", f"trainer.limit_train_batches={steps}", "trainer.limit_val_batches=2")
-    cfg = composed("logger=csv", "trainer.log_every_n_steps=1", *silent, *limits, *overrides)
+    logger = () if any(word.startswith("logger") for word in overrides) else ("logger=csv",)
+    cfg = composed(*logger, "trainer.log_every_n_steps=1", *silent, *limits, *overrides)
     OmegaConf.set_struct(cfg, False)
     if not any(word.startswith("callbacks") for word in overrides):
         cfg.callbacks = {}
@@ -74,6 +75,6 @@ def quick(*overrides: str, epochs: int = 1, steps: int = 2) -> DictConfig:
     if "packages" in cfg.data:
         cfg.data.packages = 2
     for name, callback in dict(cfg.callbacks).items():
-        if "Progress" in callback["_target_"]:
+        if callback and "Progress" in callback["_target_"]:
             del cfg.callbacks[name]
     return cfg

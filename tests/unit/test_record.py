@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from research.engine.loggers import Csv
+from research.engine.loggers import Csv, restart
 from research.engine.record import recorded, write_json
 from research.engine.reproduce import _differences, _moved
 from research.engine.stop import Stopped
@@ -136,9 +136,9 @@ def test_a_table_of_curves_survives_a_kill_while_it_is_cut(tmp_path: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(Csv, "save", lambda logger: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            second.restart(3)
+            restart([second], 3)
     third = Csv(tmp_path)
-    third.restart(3)
+    restart([third], 3)
     lines = (tmp_path / "metrics.csv").read_text().split()
     assert [line.split(",")[0] for line in lines[1:]] == ["0", "1", "2"]
     assert not (tmp_path / "metrics.before").exists()

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn import Module
 from torch.nn.functional import one_hot
 
 from research.data.spec import Spec
@@ -22,17 +23,17 @@ class Images(nn.Module):
     Mixup: Zhang et al., 2018. Cutmix: Yun et al., 2019. Mixed labels are shares of each class, (B, C).
 
     Args:
-        transforms: modules of kornia.augmentation, each with its own draw for each image.
+        transforms: modules of kornia.augmentation, each with its own draw for each image; None for one switched off.
         mix: how two images become one.
 
     Raises:
         ValueError: the data has no images, or a mix is asked for without classes.
     """
 
-    def __init__(self, spec: Spec, transforms: list[nn.Module], mix: Literal["mixup", "cutmix"] | None) -> None:
+    def __init__(self, spec: Spec, transforms: list[Module | None], mix: Literal["mixup", "cutmix"] | None) -> None:
         super().__init__()
         spec.need("augment=images", kind=("image",))
-        self.transforms = nn.Sequential(*transforms)
+        self.transforms = nn.Sequential(*(transform for transform in transforms if transform is not None))
         self.num_classes = len(spec.classes)
         self.mix = mix
         self.mixer: nn.Module | None = None

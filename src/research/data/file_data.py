@@ -13,7 +13,7 @@ from research.data.base import Data
 from research.data.files import HUB, hub, hub_splits, listed, locate
 from research.data.splits import SPLITS, Listing, Rules, assign
 from research.engine.errors import UserError
-from research.engine.values import Fractions, NonNegativeInt, PositiveInt
+from research.engine.values import Fractions, NonNegativeInt, PositiveInt, Seed
 
 HUB_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
 
@@ -43,7 +43,7 @@ class FileData(Data):
         val: str | None,
         test: str | None,
         fractions: Fractions,
-        split_seed: NonNegativeInt,
+        split_seed: Seed,
         stratify: bool,
         folds: PositiveInt | None,
         fold: NonNegativeInt,

@@ -28,7 +28,7 @@ from research.data.spec import Spec
 from research.data.splits import Listing
 from research.engine.disk_cache import kept
 from research.engine.errors import UserError
-from research.engine.values import NonNegativeInt, PositiveInt
+from research.engine.values import Pixels, Processes
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 MAX_BROKEN = 0.01  # of the files
@@ -46,9 +46,7 @@ class ImageData(FileData):
         num_workers: processes that decode; None for one a core, up to 8.
     """
 
-    def __init__(
-        self, size: PositiveInt, channels: Literal[1, 3], num_workers: NonNegativeInt | None, **settings: Any
-    ) -> None:
+    def __init__(self, size: Pixels, channels: Literal[1, 3], num_workers: Processes | None, **settings: Any) -> None:
         super().__init__(**settings)
         self.size, self.channels = size, channels
         self.num_workers = min(os.cpu_count() or 1, MAX_WORKERS) if num_workers is None else num_workers

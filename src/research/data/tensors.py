@@ -10,7 +10,7 @@ from research.data.base import Data
 from research.data.batches import Rows
 from research.data.spec import Spec
 from research.data.splits import random_split
-from research.engine.values import Fractions, NonNegativeInt, PositiveInt
+from research.engine.values import Fractions, PositiveInt, Seed
 
 
 class TensorData(Data):
@@ -23,7 +23,7 @@ class TensorData(Data):
     """
 
     def __init__(
-        self, batch_size: PositiveInt, fractions: Fractions, split_seed: NonNegativeInt, shuffle: bool, seed: int
+        self, batch_size: PositiveInt, fractions: Fractions, split_seed: Seed, shuffle: bool, seed: int
     ) -> None:
         super().__init__(batch_size, shuffle, seed)
         self.fractions, self.split_seed = fractions, split_seed

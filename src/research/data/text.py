@@ -18,7 +18,7 @@ from research.data.spec import Spec
 from research.data.splits import grouped_split, random_split
 from research.engine.errors import UserError, unknown
 from research.engine.pretrained import PACKAGED, tokenizer
-from research.engine.values import Fractions, NonNegativeInt, PositiveInt
+from research.engine.values import Fractions, PositiveInt, Seed
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class TextData(Data):
         batch_size: PositiveInt,
         max_length: PositiveInt,
         fractions: Fractions,
-        split_seed: NonNegativeInt,
+        split_seed: Seed,
         split: Literal["grouped", "random"],
         duplicates: bool,
         tokenizer: str | None,

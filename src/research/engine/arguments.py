@@ -16,6 +16,8 @@ from research.engine.errors import unknown
 from research.engine.signature import Signature, signature
 
 SUPPLIED = {"spec", "seed", "shuffle"}  # arguments that build gives, not the config
+SWITCHED = ("augment", "callbacks", "logger", "metrics")  # groups whose parts are optional
+FLAGS = {"_partial_": "true or false", "_recursive_": "true or false", "_convert_": "none, partial, object or all"}
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
@@ -29,21 +31,30 @@ def argument_types(node: Any) -> dict[str, Any]:
     return found.types if found else {}
 
 
-def wrong_value(key: str, given: Any, default: Any, declared: Any) -> str:
+def wrong_value(key: str, given: Any, default: Any, declared: Any | None) -> str:
     """What is wrong with the value of a key, or an empty string.
 
     Args:
         default: what the config holds for it.
-        declared: the type of the argument it is for; `Any` where the source does not tell.
+        declared: the type of the argument it is for; `Any` where the source does not tell, None for what is none.
     """
+    if given is None and default is not None and _needed(key, default, declared):
+        usual = "" if OmegaConf.is_dict(default) else f"; the default is {_plain(default)}"
+        return f"{key}=null: a value is needed{usual}."
+    declared = Any if declared is None else declared
     misfit = _misfit(given, declared)
     if not misfit and ("Any" not in str(declared) or (isinstance(default, bool) and declared is not Any)):
         return ""
-    if given is None and default is not None and "." not in key and not OmegaConf.is_config(default):
-        return f"{key}=null: a value is needed; the default is {_plain(default)}."
     if given is not None and default is not None and not _alike(given, default):
         return f"{key}={given} is not {_kind(default)}; the default is {_plain(default)}."
     return f"{key}={given}: {misfit}." if misfit else ""
+
+
+def _needed(key: str, default: Any, declared: Any | None) -> bool:
+    """Whether null cannot be meant, as far as the type leaves that open."""
+    if OmegaConf.is_dict(default):  # a part, which null switches off where there are several
+        return "_target_" in default and key.split(".")[0] not in SWITCHED
+    return declared is None or (declared is not Any and "Any" in str(declared))
 
 
 def _alike(given: Any, default: Any) -> bool:
@@ -94,6 +105,9 @@ def _target(node: DictConfig, path: str) -> Iterator[str]:
     except LookupError:
         yield f"{path}._target_: nothing is called '{target}'; is the package installed and the name right?"
         return
+    for flag, allowed in FLAGS.items():
+        if flag in node and str(node[flag]).lower() not in allowed.replace(",", "").split():
+            yield f"{path}.{flag}={node[flag]}: {allowed} is needed."
     if found is None:
         return
     if target.startswith("research."):

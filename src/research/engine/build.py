@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from research.engine.stop import asked
 
 log = logging.getLogger(__name__)
 
+TOO_LARGE = "can't allocate memory|size calculation overflowed|out of memory"  # in what torch says
+
 
 @dataclass
 class Parts:
@@ -47,6 +50,11 @@ class Parts:
 def make(node: Any) -> Any:
     """A yaml node as an object; with `_partial_: true` as a function to be called with what yaml cannot hold."""
     return instantiate(node, _convert_="all")
+
+
+def maker(node: Any) -> Any:
+    """A yaml node as a function to be called with what yaml cannot hold, whether or not it says `_partial_: true`."""
+    return instantiate(node, _partial_=True, _convert_="all")
 
 
 def build(
@@ -75,17 +83,17 @@ def build(
     data = read_data(cfg, fitted, read)
     problems: list[str] = []
     with _blame(problems, "augment"):
-        data.augment = make(cfg.augment)(spec=data.spec)
+        data.augment = maker(cfg.augment)(spec=data.spec)
     with _blame(problems, "model"):
-        net = make(cfg.model)(spec=data.spec)
+        net = maker(cfg.model)(spec=data.spec)
     with _blame(problems, "finetune"):
         plan = make(cfg.finetune)
     with _blame(problems, "loss"):
-        loss = make(cfg.loss if "_target_" in cfg.loss else cfg.loss[data.spec.target])(spec=data.spec)
+        loss = maker(cfg.loss if "_target_" in cfg.loss else cfg.loss[data.spec.target])(spec=data.spec)
     with _blame(problems, "metrics"):
-        metrics = {name: make(node) for name, node in _named(cfg.metrics, data.spec.target)}
-    with _blame(problems, "optimizer"):
-        make(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])  # would else be told only when the fit begins
+        metrics = {name: maker(node) for name, node in _named(cfg.metrics, data.spec.target)}
+    with _blame(problems, "optimizer", TypeError):
+        maker(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])  # would else be told only when the fit begins
     _raise(problems)
 
     known = ways(metrics)
@@ -101,15 +109,15 @@ def build(
     _raise(problems)
 
     with _blame(problems, "task"):
-        task = make(cfg.task)(
+        task = maker(cfg.task)(
             net=net,
             spec=data.spec,
             loss=loss,
             metrics=metrics,
-            optimizer=make(cfg.optimizer),
+            optimizer=maker(cfg.optimizer),
             lr=cfg.optimizer.lr,
             groups=plan.groups,
-            scheduler=make(cfg.scheduler),
+            scheduler=maker(cfg.scheduler),
         )
         problems += _unwatched(cfg, task.logged)
         problems += [
@@ -141,7 +149,7 @@ def read_data(cfg: DictConfig, fitted: Spec | None = None, read: bool = True) ->
     """The data of a run, split. Arguments and errors are those of `build`."""
     problems: list[str] = []
     with _blame(problems, "data"):
-        data = make(cfg.data)(shuffle=cfg.shuffle, seed=cfg.seed)
+        data = maker(cfg.data)(shuffle=cfg.shuffle, seed=cfg.seed)
         data.fitted = fitted
         if read:
             data.setup()
@@ -153,12 +161,12 @@ def read_data(cfg: DictConfig, fitted: Spec | None = None, read: bool = True) ->
 
 def _trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> Trainer:
     """With the callbacks of the config and more; without those that Lightning refuses where they are of no use."""
-    callbacks: list[Callback] = [*_made(cfg.get("callbacks")).values(), *more]
+    callbacks: list[Callback] = [*map(make, _present(cfg.get("callbacks")).values()), *more]
     logger = made(cfg.logger or {}, folder)
     useless = [] if logger else [LearningRateMonitor]
     useless += [] if cfg.trainer.get("enable_progress_bar", True) else [ProgressBar]
     callbacks = [callback for callback in callbacks if not isinstance(callback, tuple(useless))]
-    trainer = make(cfg.trainer)(
+    trainer = maker(cfg.trainer)(
         callbacks=callbacks,
         logger=logger,
         default_root_dir=folder,
@@ -189,12 +197,8 @@ def _named(node: Any, target: str) -> Iterator[tuple[str, Any]]:
             raise ValueError(f"'{name}' is no metric, as it has no _target_; those of an auto option are in {target}.*")
 
 
-def _made(node: Any) -> dict[str, Any]:
-    """The parts of a node as objects, without those that are switched off by null."""
-    return {key: make(part) for key, part in _present(node).items()}
-
-
 def _present(node: Any) -> dict[str, Any]:
+    """The parts of a node, without those that are switched off by null."""
     return {str(key): part for key, part in (node or {}).items() if part is not None}
 
 
@@ -278,22 +282,26 @@ def _unwatched(cfg: DictConfig, logged: set[str]) -> Iterator[str]:
 
 
 @contextmanager
-def _blame(problems: list[str], part: str) -> Iterator[None]:
-    """Collects what a part says is wrong with its arguments, so that the other parts are still looked at."""
+def _blame(problems: list[str], part: str, *also: type[Exception]) -> Iterator[None]:
+    """Collects what a part says is wrong with its arguments, so that the other parts are still looked at.
+
+    Args:
+        also: errors that say it, beside those that always do.
+    """
     try:
         yield
-    except InstantiationException as error:
-        cause = error.__cause__
-        if not isinstance(cause, ValueError | MisconfigurationException):
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(cause, MemoryError | OverflowError) or re.search(TOO_LARGE, str(cause)):
+            problems.append(f"{part}: more is asked for than memory can hold: {_sentence(cause)}")
+        elif isinstance(cause, (ValueError, MisconfigurationException, *also)):
+            problems.append(f"{part}: {_sentence(cause)}")
+        else:
             raise
         trace.debug("%s", part, exc_info=cause)
-        problems.append(f"{part}: {_sentence(cause)}")
-    except (ValueError, MisconfigurationException) as error:
-        trace.debug("%s", part, exc_info=error)
-        problems.append(f"{part}: {_sentence(error)}")
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException | None) -> str:
     text = " ".join(str(error).split())
     return text if text.endswith((".", "?")) else f"{text}."
 

@@ -141,10 +141,16 @@ def _values(loader: ConfigLoader, base: DictConfig, values: list[Override]) -> W
         return problems + wrong
     problems += [f"{key}=0: at least 1 is needed." for key in COUNTS if OmegaConf.select(cfg, key) == 0]
     problems += _wrong_modes(cfg)
+    averages = (f"metrics.{key}" for key in _keys(cfg.get("metrics")) if key.endswith(".average"))
+    problems += [
+        f"{key}=null gives a number for each class, and a metric is one number; take micro, macro or weighted."
+        for key in averages
+        if OmegaConf.select(cfg, key) is None
+    ]
     for group in SEVERAL:
         parts = cfg.get(group) or {}
         if "_target_" in parts and (group == "callbacks" or any(OmegaConf.is_dict(part) for part in parts.values())):
-            return [*problems, f"{group}._target_: of several {group} each needs a key, NAME: {{_target_: ...}}."]
+            return [*problems, f"{group}: of several each needs a key, NAME: {{_target_: ...}}."]
     return problems + list(misfits(cfg))
 
 
@@ -254,7 +260,7 @@ def _wrong_value(base: DictConfig, override: Override) -> str:
         return f"{override.input_line}: glob chooses among the options of a group; {key} is a setting."
     default = OmegaConf.select(base, key, throw_on_missing=False)
     parent, _, leaf = key.rpartition(".")
-    declared = argument_types(OmegaConf.select(base, parent)).get(leaf, Any) if parent else Any
+    declared = argument_types(OmegaConf.select(base, parent)).get(leaf) if parent else None
     for choice in _choices(override):
         given = choice if isinstance(choice, bool | int | float | list | dict | None) else str(choice)
         interpolated = isinstance(given, str) and "${" in given

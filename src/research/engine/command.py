@@ -63,7 +63,9 @@ def _parsed(word: str) -> Any:
         value = OverridesParser.create().parse_override(word).value()
     except HydraException:
         return None
-    return [str(item) if isinstance(item, str | QuotedString) else item for item in value] if value else value
+    return (
+        [str(item) if isinstance(item, QuotedString) else item for item in value] if isinstance(value, list) else None
+    )
 
 
 def further_folders() -> list[str]:

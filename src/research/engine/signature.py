@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import typing
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -84,6 +85,13 @@ def _arguments(function: ast.FunctionDef, module: str, skip: int) -> Signature:
     return Signature({a.arg: _evaluate(a.annotation, names) for a in listed}, arguments.kwarg is not None)
 
 
+class _Dotted(ast.NodeTransformer):
+    """Has `torch.Tensor` and its like count as `Any` within an annotation, not make all of it `Any`."""
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.Name:
+        return ast.Name("Any", ast.Load())
+
+
 class _Names(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         return Any
@@ -95,7 +103,8 @@ def _evaluate(annotation: ast.expr | None, names: "_Names") -> Any:
     try:
         if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
             annotation = ast.parse(annotation.value, mode="eval").body
-        return eval(compile(ast.Expression(annotation), "<annotation>", "eval"), {"__builtins__": {}}, names)
+        tree = ast.fix_missing_locations(ast.Expression(_Dotted().visit(deepcopy(annotation))))
+        return eval(compile(tree, "<annotation>", "eval"), {"__builtins__": {}}, names)
     except Exception:  # an annotation we cannot read is one we do not check
         return Any
 

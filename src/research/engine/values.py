@@ -8,10 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic import NonNegativeFloat as NonNegativeFloat
-from pydantic import NonNegativeInt as NonNegativeInt
 from pydantic import PositiveFloat as PositiveFloat
-from pydantic import PositiveInt as PositiveInt
 
+MOST = 2**31 - 1  # of what a library may count in 32 bits
+PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # of numpy and scikit-learn
+Pixels = Annotated[int, Field(gt=0, le=2**14)]  # a side
+Processes = Annotated[int, Field(ge=0, le=2**8)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Mode = Literal["auto", "min", "max"]  # auto is what the metric says; build puts that in its place
