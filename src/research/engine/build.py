@@ -223,6 +223,7 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message="Found .* module.* in eval mode at the start of training")  # the plan's
     warnings.filterwarnings("ignore", message="`training_step` returned `None`")  # see memory.py
     warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")  # sizes in 32 bits
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
     # of a resumed run
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")  # exactly
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
