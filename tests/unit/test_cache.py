@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from composing import quick
+from composing import own_files, quick
 from faults import ended, forked
 from filelock import FileLock
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from research.data.augment import Nothing
 from research.data.batches import Tokens
 from research.data.text_files import TextFiles
-from research.engine.build import Parts, build
+from research.engine.build import Parts, build, read_data
 from research.engine.disk_cache import kept
 from research.engine.errors import UserError
 from research.engine.features import _key, usable
@@ -279,6 +279,28 @@ def test_the_key_holds_the_settings_of_a_network_of_ones_own(
     second = made(list(words), folder=tmp_path)
     assert told(caplog) == "computed"
     torch.testing.assert_close(second.data.features["val"], 2 * first.data.features["val"])
+
+
+@pytest.mark.parametrize("option", ["table", "images"])
+def test_what_is_read_of_files_is_keyed_by_the_code_that_reads_it(option: str, tmp_path: Path) -> None:
+    words = [*own_files(tmp_path)[option], f"cache.folder={tmp_path / 'cache'}"]
+    name = {"table": "TableData", "images": "ImageData"}[option]
+    path = tmp_path / f"own_{option}.py"
+    path.write_text(f"from research.data.{option} import {name}\n\n\nclass Own({name}):\n    pass\n")
+    entries = []
+    for line in ("", "", "    # reads otherwise\n"):
+        path.write_text(path.read_text() + line)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec
+        assert spec.loader
+        sys.modules[path.stem] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        cfg = quick(*words)
+        cfg.data._target_ = f"{path.stem}.Own"
+        read_data(cfg)
+        entries.append({p.name for p in (tmp_path / "cache").iterdir() if p.suffix in (".table", ".pictures")})
+    del sys.modules[path.stem]
+    assert [len(found) for found in entries] == [1, 1, 2]
 
 
 @pytest.mark.parametrize("words", [(), ("model.pooling=native",)], ids=["mean", "native"])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import PIL
 import pyarrow as pa
 import torch
 from PIL import Image, ImageOps
@@ -26,7 +27,7 @@ from research.data.files import HUB, files_in, hub, near
 from research.data.honesty import warn
 from research.data.spec import Spec
 from research.data.splits import Listing
-from research.engine.disk_cache import kept
+from research.engine.disk_cache import code, kept
 from research.engine.errors import UserError
 from research.engine.values import Pixels, Processes
 
@@ -143,7 +144,7 @@ class ImageData(FileData):
 
         if not self.cache:
             return self._each(look, items)
-        key = hashlib.sha256(repr((self.size, self.channels)).encode())
+        key = hashlib.sha256(repr((self.size, self.channels, PIL.__version__, code([type(self)]))).encode())
         for _, name, _, _ in items:
             key.update(f"{name}\0{_stamp(name)}\0".encode())
         place = Path(self.cache["folder"]) / f"{key.hexdigest()[:32]}.pictures"

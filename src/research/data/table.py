@@ -33,7 +33,7 @@ from research.data.measure import measured
 from research.data.spec import Column, Spec
 from research.data.splits import SPLITS
 from research.data.stored import Stored, TableRows, kept_codes
-from research.engine.disk_cache import kept
+from research.engine.disk_cache import code, kept
 from research.engine.errors import UserError, unknown
 from research.engine.values import PositiveInt
 
@@ -96,7 +96,9 @@ class TableData(FileData):
         fitted = self.fitted.plain() if self.fitted else None
         self.fingerprint = hashlib.sha256(repr((*what, self.special, fitted)).encode()).hexdigest()
         cache = self.cache or {"folder": self._scratch(), "max_bytes": 0}
-        place = Path(cache["folder"]) / f"{self.fingerprint[:32]}.table"
+        made_by = code([type(self)], "research.data.columns", "research.data.files"), pa.__version__
+        key = hashlib.sha256(repr((self.fingerprint, made_by)).encode()).hexdigest()
+        place = Path(cache["folder"]) / f"{key[:32]}.table"
         table, _ = kept(place, int(float(cache["max_bytes"])), self._write, Stored)
         if self.balanced and not table.listing.classes:
             raise UserError(

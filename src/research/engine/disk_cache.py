@@ -1,10 +1,12 @@
 """Files and folders that are computed once and kept: keyed by content, limited in size, safe between processes."""
 
 import errno
+import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -45,6 +47,14 @@ def kept(path: Path, max_bytes: int, make: Callable[[Path], object], read: Calla
         os.utime(path)
     _shrink(path, max_bytes)
     return value, found
+
+
+def code(kinds: Iterable[type], *modules: str) -> str:
+    """A hash of the source that makes an entry, which is the user's to change: of classes, their bases, and modules."""
+    names = {base.__module__ for kind in kinds for base in kind.__mro__} | set(modules)
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in names}
+    found = sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file)
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

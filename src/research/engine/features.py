@@ -6,7 +6,6 @@ library versions. How rows are split does not matter. The files hold tensors onl
 
 import hashlib
 import logging
-import sys
 import time
 from collections.abc import Iterator
 from itertools import groupby
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from research.data.augment import Nothing
 from research.data.base import Data
-from research.engine.disk_cache import kept
+from research.engine.disk_cache import code, kept
 from research.engine.finetune import Finetune
 
 log = logging.getLogger(__name__)
@@ -140,15 +139,12 @@ def _key(network: Any, rows: list[bytes], trainer: Trainer) -> str:
     """Of all that the features of `rows` depend on: whatever the network computes them from but its head."""
     content = hashlib.sha256()
     parts = [(name, module) for name, module in network.named_modules() if name.split(".")[0] != "head"]
-    kinds = {kind for _, module in parts for kind in type(module).__mro__}
-    files = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in kinds}
-    code = sorted(hashlib.sha256(Path(file).read_bytes()).digest() for file in files if file)  # the user's to change
-    versions = torch.__version__, transformers.__version__
+    versions = torch.__version__, transformers.__version__, code({type(module) for _, module in parts})
     place = trainer.precision, trainer.strategy.root_device.type, torch.get_float32_matmul_precision()
     config = getattr(network.base, "config", None)
     configured = (config.to_json_string(), getattr(config, "_attn_implementation", None)) if config else None
     settings = [(name, type(module).__qualname__, _settings(module)) for name, module in parts]
-    content.update(repr((versions, code, place, configured, settings)).encode())
+    content.update(repr((versions, place, configured, settings)).encode())
     for name, tensor in sorted(network.state_dict().items()):
         if name.split(".")[0] != "head":
             content.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
