@@ -39,6 +39,7 @@ def test_a_share_of_the_words_is_hidden_and_never_a_separator(task: Any) -> None
     task.net.forward = net
     x = texts()
     reseed(0)
+    assert task.training
     raw, y = task.answer((x, None), 0)
     hidden, now = seen["hidden"], seen["input_ids"]
     assert raw.shape == (len(y), 50)
@@ -59,6 +60,27 @@ def test_scoring_hides_the_same_words_each_time_and_training_others(task: Any) -
     task.train()
     drawn = [task.answer((x, None), 3)[1].tolist() for _ in range(2)]
     assert drawn[0] != drawn[1]
+
+
+def test_scoring_hides_of_a_text_the_same_words_in_every_batch(task: Any) -> None:
+    """Those of its row, whatever is beside it, how far it is padded, and which batch of which process it is in."""
+    x, seen = texts(60), []
+    for i in range(60):
+        x["input_ids"][i, 2 + i % 15 :] = 0  # one to fifteen words
+    task.eval()
+    task.net.forward = lambda x, hidden: seen.append((x["input_ids"], hidden)) or torch.zeros(int(hidden.sum()), 50)
+    targets = []
+    for size in (1, 7, 60):
+        y = [task.answer(({k: v[i : i + size] for k, v in x.items()}, None), i)[1] for i in range(0, 60, size)]
+        targets.append(torch.cat(y))
+    narrow = {k: v[:15, :16] for k, v in x.items()}
+    task.answer((narrow, None), 0)
+    given, hidden = (torch.cat([part[i] for part in seen[:60]]) for i in (0, 1))
+    assert all(torch.equal(y, targets[0]) for y in targets)
+    assert torch.equal(given, seen[-2][0])
+    assert torch.equal(given[:15, :16], seen[-1][0])
+    assert hidden.any(1).all()
+    assert 0.1 < hidden.sum() / (x["input_ids"] > 4).sum() < 0.4
 
 
 def test_a_batch_without_a_drawn_word_hides_all(task: Any) -> None:

@@ -90,6 +90,8 @@ def test_callbacks_may_be_stacked(tmp_path: Path) -> None:
         ("trainer.accumulate_grad_batches=3 trainer.val_check_interval=0.5", "a multiple of it, 30 say"),
         ("trainer=ddp finetune.unfreeze=[0]", "finetune.unfreeze changes what learns"),
         ("trainer=ddp callbacks=default callbacks.finite.policy=rollback", "begins the fit anew"),
+        ("trainer=ddp find_lr=true", "find_lr searches in one process"),
+        ("trainer=ddp find_batch_size=true", "find_batch_size searches in one process"),
         ("callbacks=default ~callbacks.checkpoint", "callbacks.checkpoint saves what every run needs"),
     ],
 )

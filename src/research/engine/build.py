@@ -126,7 +126,7 @@ def build(
             if name in task.logged
         ]
     if trainer.world_size > 1:
-        problems += _alone(cfg, plan)
+        problems += _alone(cfg, plan, new=state is None)
         normed = any(isinstance(module, _BatchNorm) for module in net.modules())
         if normed and cfg.trainer.sync_batchnorm and not _syncs(cfg.trainer) and trainer.is_global_zero:
             log.warning(
@@ -242,8 +242,14 @@ def _syncs(trainer: DictConfig) -> bool:
     return bool(trainer.sync_batchnorm) and gpu
 
 
-def _alone(cfg: DictConfig, plan: Finetune) -> Iterator[str]:
+def _alone(cfg: DictConfig, plan: Finetune, new: bool) -> Iterator[str]:
     """Settings that several processes cannot have."""
+    for key in ("find_lr", "find_batch_size"):
+        if new and cfg[key]:  # a run that goes on does not search again
+            yield (
+                f"{key} searches in one process; search with trainer.devices=1, then give what it finds to the run of "
+                "several."
+            )
     if plan.unfreeze:  # gradients are exchanged for what learns when the fit begins
         yield (
             "finetune.unfreeze changes what learns during the run, which several processes cannot follow; take one "

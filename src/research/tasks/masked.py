@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from research.data.spec import Spec
-from research.engine.randomness import MASK, fold, reseed
+from research.engine.randomness import MASK, fold
 from research.engine.values import Probability
 from research.tasks.supervised import Supervised
 
@@ -18,7 +18,8 @@ class Masked(Supervised):
     Of the hidden words, 80 % become the mask, 10 % another word, and 10 % stay, so that the mask is no sure sign.
 
     Args:
-        share: of the words that are hidden. In scoring the same words are hidden each time.
+        share: of the words that are hidden. In scoring they follow from the text alone, and are at least one, so that
+            a score depends neither on the batches nor on the number of processes.
 
     Raises:
         ValueError: the network does not predict words, or the tokenizer has no mask.
@@ -38,16 +39,30 @@ class Masked(Supervised):
     def answer(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Gives logits (N, V) and the words that were hidden, (N,)."""
         x, _ = batch
-        if not self.training:
-            reseed(fold(batch_idx, self.global_rank, MASK))
         ids = x["input_ids"]  # (B, T)
         words = ~torch.isin(ids, self.special)  # (B, T)
-        hidden = words & (torch.rand(ids.shape, device=ids.device) < self.share)  # (B, T)
-        hidden |= words & ~hidden.any()  # a small batch may have drawn none
-        draw = torch.rand(ids.shape, device=ids.device)
-        other = torch.randint(self.spec.shape[0], ids.shape, device=ids.device)
+        if self.training:
+            hidden = words & (torch.rand(ids.shape, device=ids.device) < self.share)  # (B, T)
+            hidden |= words & ~hidden.any()  # a small batch may have drawn none
+            draw = torch.rand(ids.shape, device=ids.device)
+            other = torch.randint(self.spec.shape[0], ids.shape, device=ids.device)
+        else:
+            hidden, draw, other = (drawn.to(ids.device) for drawn in self._of_texts(ids.cpu(), words.cpu()))
         seen = ids.where(~hidden | (draw >= 0.9), torch.where(draw < 0.8, self.mask, other))
         return self.net({**x, "input_ids": seen}, hidden), ids[hidden]
+
+    def _of_texts(self, ids: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which words are hidden, how, and by which other words, each (B, T): a function of each text's words alone."""
+        hidden, draw, other = torch.zeros_like(words), torch.zeros(ids.shape), torch.zeros_like(ids)
+        for row, word in enumerate(words):
+            num = int(word.sum())
+            if not num:
+                continue
+            generator = torch.Generator().manual_seed(fold(*ids[row, word].tolist(), MASK))
+            rank, draw[row, word] = torch.rand(2, num, generator=generator)
+            hidden[row, word] = (rank < self.share) | (rank == rank.min())
+            other[row, word] = torch.randint(self.spec.shape[0], (num,), generator=generator)
+        return hidden, draw, other
 
     def num_classes(self) -> int:
         return self.spec.shape[0]
