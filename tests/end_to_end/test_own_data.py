@@ -23,6 +23,7 @@ from conftest import ROOT
 from datasets import ClassLabel, DatasetInfo, Features, SplitDict, Value
 from datasets.arrow_writer import ArrowWriter
 from datasets.splits import SplitInfo
+from omegaconf import OmegaConf
 from PIL import Image
 from sklearn import datasets as bundled
 
@@ -151,8 +152,7 @@ def test_predictions_are_those_of_the_network(place: Path) -> None:
     from research.engine.reopen import saved_config
 
     folder = place / "logs/houses"
-    cfg = saved_config(folder)
-    cfg.checkpoint = "best"
+    cfg = OmegaConf.create(saved_config(folder) | {"checkpoint": "best"})
     task = opened(cfg, folder, cached=False, read=False).task.cpu().eval()
     names = [column.name for column in task.spec.columns]
     x = torch.tensor([[float(row[name]) for name in names] for row in given])

@@ -65,7 +65,7 @@ WRONG = [
     ("model.depth=null", "model.depth=None: input should be a valid integer"),
     ("model.width=???", "model.width"),
     ("seed=???", "seed"),
-    ("seed=1.5", "seed=1.5 is not an integer"),
+    ("seed=1.5", "seed=1.5: input should be a valid integer"),
     ("seed=null", "seed"),
     ("optimizer.lr=abc", "optimizer.lr=abc is not a number; the default is 0.001"),
     ("optimizer.lr=", "optimizer.lr= is not a number"),
@@ -108,7 +108,7 @@ WRONG = [
     ("optimizer.betas=[0.9", "is not of the form key=value"),
     # sweeps: every choice counts, not only the first
     ("optimizer=adam,admw", "no optimizer 'admw'; did you mean 'adamw'?"),
-    ("seed=0,x", "seed=x is not an integer"),
+    ("seed=0,x", "seed=x: input should be a valid integer"),
     ("seed=range(1.5,3)", "seed"),
     ("model.width=8,abc", "model.width=abc"),
     ("optimizer.lr=glob(*)", "optimizer.lr"),

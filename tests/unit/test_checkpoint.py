@@ -3,11 +3,13 @@
 import os
 import random
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from composing import sealed
 from faults import ERRORS, ended, failing, forked
 
 from research.engine.checkpoint import FOLDER, Copy, Files, load, newest, path_of
@@ -202,3 +204,37 @@ def test_a_copy_keeps_what_training_changes_later_and_reuses_its_memory() -> Non
 def test_a_checkpoint_opens_with_torch_alone(tmp_path: Path) -> None:
     saved(tmp_path, 1, Files())
     assert torch.load(path_of(tmp_path, "last"), weights_only=True)["global_step"] == 1
+
+
+def strange_tensors() -> dict[str, torch.Tensor]:
+    out = torch.tensor([0, 10**9])
+    settings: dict[str, Any] = {"size": (2, 2), "check_invariants": False}
+    warnings.simplefilter("ignore")
+    return {
+        "csr-outside": torch.sparse_csr_tensor(torch.tensor([0, 1, 2]), out, torch.ones(2), **settings),
+        "csc-outside": torch.sparse_csc_tensor(torch.tensor([0, 1, 2]), out, torch.ones(2), **settings),
+        "coo-outside": torch.sparse_coo_tensor(torch.stack([out, out]), torch.ones(2), **settings),
+        "csr": torch.eye(2).to_sparse_csr(),
+        "coo": torch.eye(2).to_sparse(),
+        "quantized": torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8),
+        "without memory": torch.empty(2, device="meta"),
+        "nested": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
+    }
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", strange_tensors())
+def test_a_tensor_that_no_run_saves_is_refused(tmp_path: Path, name: str) -> None:
+    tensor = strange_tensors()[name]
+    for place in ({"state_dict": {"w": tensor}}, {"optimizer_states": [({"x": [tensor]},)]}):
+        path = sealed(tmp_path / FOLDER / "best.ckpt", place)
+        assert torch.load(path, weights_only=True)  # which torch itself lets through
+        with pytest.raises(UserError, match="is damaged: "):
+            load(path)
+    assert not torch.sparse.check_sparse_tensor_invariants.is_enabled()
+
+
+@pytest.mark.parametrize("thing", [Path("x"), torch.nn.Linear(1, 1), torch.load], ids=["object", "module", "function"])
+def test_more_than_tensors_and_plain_values_is_refused(tmp_path: Path, thing: Any) -> None:
+    with pytest.raises(UserError, match="is damaged: Weights only load failed"):
+        load(sealed(tmp_path / FOLDER / "best.ckpt", {"state_dict": {"w": thing}}))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from composing import CONF, a_spec, composed, options, own_files, quick
+from omegaconf import OmegaConf
 from torch import nn
 
 from research.engine.build import Parts, build, make
@@ -102,6 +103,40 @@ def test_parts_that_cannot_work_are_told(words: str, fragment: str, tmp_path: Pa
     with pytest.raises(UserError) as told:
         build(quick(*chosen), tmp_path)
     assert fragment in str(told.value)
+
+
+MINE = """
+class Reads:
+    def __init__(self, *given, path=None, read=open, **rest):
+        read(path or "in the code.txt")
+"""
+
+
+@pytest.mark.parametrize(
+    "part", ["augment", "model", "finetune", "loss", "optimizer", "task", "data", "callbacks.x", "logger"]
+)
+@pytest.mark.parametrize(
+    ("path", "fragment"),
+    [("words.txt", "path=..."), ("a/b", "path=..."), ("", "No setting names it"), ("{tmp}", "Is a directory")],
+)
+def test_a_file_that_a_class_of_the_user_reads_is_told_with_its_setting(
+    part: str, path: str, fragment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_reader.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = quick("callbacks=default")
+    node = {"_target_": "own_reader.Reads", "path": path.format(tmp=tmp_path)}
+    if part == "optimizer":
+        node["lr"] = 1
+    OmegaConf.update(
+        cfg, part, {**node, "_partial_": part not in ("finetune", "callbacks.x")}, merge=False, force_add=True
+    )
+    with pytest.raises(UserError) as told:
+        build(cfg, tmp_path)
+    assert "cannot be read" in str(told.value)
+    assert fragment in str(told.value)
+    assert not path or f"{part}.path" in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 def test_parts_that_cannot_work_together_are_told_at_once(tmp_path: Path) -> None:

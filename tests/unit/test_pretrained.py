@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from composing import quick
+from composing import quick, sealed
 from conftest import ROOT, in_cache
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
@@ -290,6 +290,18 @@ def test_more_rows_of_words_than_words_are_no_prediction(folder: Path) -> None:
 
 # from a folder to a run and back
 
+WORDS = """
+from torch import nn
+
+class Words(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        self.words = nn.Embedding(spec.shape[0], 2)
+
+    def forward(self, x):
+        return self.words(x["input_ids"]).sum(1)
+"""
+
 
 def test_half_precision_in_a_file_is_trained_and_opened_again_in_full(
     folder: Path, texts: list[str], tmp_path: Path
@@ -323,6 +335,27 @@ def test_what_is_kept_is_whole_once_it_has_a_config(texts: list[str], tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         keep(parts, tmp_path / "run")
     assert (tmp_path / "run/base/tokenizer.json").is_file()
+
+
+def test_the_texts_of_a_network_without_a_base_are_read_again_from_the_run_alone(
+    folder: Path, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_words.py").write_text(WORDS)
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = quick(*texts, f"data.tokenizer={folder}")
+    cfg.model = {"_target_": "own_words.Words", "_partial_": True}
+    parts, run = build(cfg, tmp_path / "run"), tmp_path / "run"
+    keep(parts, run)
+    shutil.rmtree(folder)
+    locate.cache_clear()
+    again = build(cfg, run, state={"state_dict": parts.task.state_dict()})
+    assert again.data.fingerprint == parts.data.fingerprint
+    assert again.data.spec == parts.data.spec
+    (run / "checkpoints").mkdir()
+    sealed(run / "checkpoints/best.ckpt", {"state_dict": parts.task.state_dict()})
+    (run / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="no pretrained network to start from"):
+        encoder(str(run), parts.data.spec, {}, 0.0)
 
 
 def test_packaged_weights_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

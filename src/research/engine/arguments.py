@@ -42,12 +42,12 @@ def wrong_value(key: str, given: Any, default: Any, declared: Any | None) -> str
         usual = "" if OmegaConf.is_dict(default) else f"; the default is {_plain(default)}"
         return f"{key}=null: a value is needed{usual}."
     declared = Any if declared is None else declared
-    misfit = _misfit(given, declared)
-    if not misfit and ("Any" not in str(declared) or (isinstance(default, bool) and declared is not Any)):
-        return ""
-    if given is not None and default is not None and not _alike(given, default):
+    if misfit := _misfit(given, declared):
+        return f"{key}={given}: {misfit}."
+    told = "Any" not in str(declared) or (isinstance(default, bool) and declared is not Any)
+    if not told and given is not None and default is not None and not _alike(given, default):
         return f"{key}={given} is not {_kind(default)}; the default is {_plain(default)}."
-    return f"{key}={given}: {misfit}." if misfit else ""
+    return ""
 
 
 def _needed(key: str, default: Any, declared: Any | None) -> bool:
@@ -66,11 +66,11 @@ def _alike(given: Any, default: Any) -> bool:
         return isinstance(given, dict)
     if isinstance(default, bool) or isinstance(given, bool):
         return type(default) is type(given)
-    return isinstance(given, int) or (isinstance(default, float) and isinstance(given, float))
+    return isinstance(given, int | float)  # a whole number may be one that happens to have no fraction
 
 
 def _kind(default: Any) -> str:
-    names = {bool: "true or false", int: "an integer", float: "a number"}
+    names = {bool: "true or false", int: "a number", float: "a number"}
     return names.get(type(default), "a list" if OmegaConf.is_list(default) else "a mapping")
 
 

@@ -24,7 +24,7 @@ from research.data.base import Data
 from research.data.spec import Spec
 from research.engine.checkpoint import Files
 from research.engine.direction import contradictions, settle, ways
-from research.engine.errors import UserError, trace, unknown
+from research.engine.errors import UserError, trace, unknown, unreadable
 from research.engine.features import fill, usable
 from research.engine.finetune import Finetune, LeftOut
 from research.engine.loggers import made
@@ -33,10 +33,20 @@ from research.engine.pretrained import from_run
 from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
 from research.engine.schedules import StepPlateau
 from research.engine.stop import asked
+from research.engine.trust import literal
 
 log = logging.getLogger(__name__)
 
 TOO_LARGE = "can't allocate memory|size calculation overflowed|out of memory"  # in what torch says
+# What a part says that cannot work as asked; any other exception is a fault of the code.
+TOLD = (
+    ValueError,
+    MisconfigurationException,
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
 
 
 @dataclass
@@ -49,12 +59,17 @@ class Parts:
 
 def make(node: Any) -> Any:
     """A yaml node as an object; with `_partial_: true` as a function to be called with what yaml cannot hold."""
-    return instantiate(node, _convert_="all")
+    return instantiate(_resolved(node), _convert_="all")
 
 
 def maker(node: Any) -> Any:
     """A yaml node as a function to be called with what yaml cannot hold, whether or not it says `_partial_: true`."""
-    return instantiate(node, _partial_=True, _convert_="all")
+    return instantiate(_resolved(node), _partial_=True, _convert_="all")
+
+
+def _resolved(node: Any) -> Any:
+    """The plain values of a node, with what looks like a reference escaped twice, as Hydra resolves twice."""
+    return literal(literal(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node))
 
 
 def build(
@@ -82,33 +97,33 @@ def build(
     seed_all(fold(cfg.seed, WEIGHTS))
     data = read_data(cfg, fitted, read)
     problems: list[str] = []
-    with _blame(problems, "augment"):
+    with _blame(problems, "augment", cfg):
         data.augment = maker(cfg.augment)(spec=data.spec)
-    with _blame(problems, "model"):
+    with _blame(problems, "model", cfg):
         net = maker(cfg.model)(spec=data.spec)
-    with _blame(problems, "finetune"):
+    with _blame(problems, "finetune", cfg):
         plan = make(cfg.finetune)
-    with _blame(problems, "loss"):
+    with _blame(problems, "loss", cfg):
         loss = maker(cfg.loss if "_target_" in cfg.loss else cfg.loss[data.spec.target])(spec=data.spec)
-    with _blame(problems, "metrics"):
+    with _blame(problems, "metrics", cfg):
         metrics = {name: maker(node) for name, node in _named(cfg.metrics, data.spec.target)}
-    with _blame(problems, "optimizer", TypeError):
+    with _blame(problems, "optimizer", cfg, TypeError):
         maker(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])  # would else be told only when the fit begins
     _raise(problems)
 
     known = ways(metrics)
     undecided = settle(cfg, known)
-    before = contradictions(DictConfig(state.get("config", {})), known) if state else ()  # a run opens as it was made
+    before = contradictions(DictConfig(literal(state.get("config", {}))), known) if state else ()  # a run opens as it was made
     problems += sorted({*contradictions(cfg, known)}.difference(before))
     _raise(problems)
 
-    with _blame(problems, "finetune"):
+    with _blame(problems, "finetune", cfg):
         plan.prepare(net)
-    with _blame(problems, "trainer"):
+    with _blame(problems, "trainer", cfg):
         trainer = _trainer(cfg, folder, [plan, LeftOut(), SeedEachBatch(cfg.seed), StepPlateau(), Pictures(), *more])
     _raise(problems)
 
-    with _blame(problems, "task"):
+    with _blame(problems, "task", cfg):
         task = maker(cfg.task)(
             net=net,
             spec=data.spec,
@@ -137,7 +152,7 @@ def build(
     if state:
         task.load_state_dict(state["state_dict"])
     if cfg.cache and usable(net, data, plan):
-        with _blame(problems, "cache"):
+        with _blame(problems, "cache", cfg):
             fill(task, data, Path(cfg.cache.folder), int(cfg.cache.max_bytes), trainer)
         _raise(problems)
     if cfg.compile:
@@ -148,7 +163,7 @@ def build(
 def read_data(cfg: DictConfig, fitted: Spec | None = None, read: bool = True) -> Data:
     """The data of a run, split. Arguments and errors are those of `build`."""
     problems: list[str] = []
-    with _blame(problems, "data"):
+    with _blame(problems, "data", cfg):
         data = maker(cfg.data)(shuffle=cfg.shuffle, seed=cfg.seed)
         data.fitted = fitted
         if read:
@@ -289,10 +304,11 @@ def _unwatched(cfg: DictConfig, logged: set[str]) -> Iterator[str]:
 
 
 @contextmanager
-def _blame(problems: list[str], part: str, *also: type[Exception]) -> Iterator[None]:
+def _blame(problems: list[str], part: str, cfg: DictConfig, *also: type[Exception]) -> Iterator[None]:
     """Collects what a part says is wrong with its arguments, so that the other parts are still looked at.
 
     Args:
+        cfg: the settings, one of which may name a file that the part cannot read.
         also: errors that say it, beside those that always do.
     """
     try:
@@ -301,8 +317,9 @@ def _blame(problems: list[str], part: str, *also: type[Exception]) -> Iterator[N
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if isinstance(cause, MemoryError | OverflowError) or re.search(TOO_LARGE, str(cause)):
             problems.append(f"{part}: more is asked for than memory can hold: {_sentence(cause)}")
-        elif isinstance(cause, (ValueError, MisconfigurationException, *also)):
-            problems.append(f"{part}: {_sentence(cause)}")
+        elif isinstance(cause, (*TOLD, *also)):
+            said = unreadable(cause, OmegaConf.to_container(cfg, resolve=True)) if isinstance(cause, OSError) else ""
+            problems.append(f"{part}: {said or _sentence(cause)}")
         else:
             raise
         trace.debug("%s", part, exc_info=cause)

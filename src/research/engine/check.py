@@ -7,7 +7,7 @@ the command opens again.
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from research.engine.arguments import HYDRA_KEYS, SUPPLIED, argument_types, misfits, wrong_value
 from research.engine.errors import UserError, unknown
-from research.engine.reopen import reopened, with_values
+from research.engine.reopen import with_options, with_values
+from research.engine.trust import untrusted
 from research.engine.values import Mode
 
 SEVERAL = {"callbacks", "logger"}  # groups of which several options may be taken together
@@ -34,7 +35,9 @@ WITHOUT = {  # how to have nothing of a group, which null does not say
     "scheduler": "scheduler=constant",
 }
 COUNTS = ("trainer.accumulate_grad_batches", "trainer.max_epochs", "trainer.log_every_n_steps")  # never 0
+OWN = {"seed": int}  # types of the settings of train.yaml itself, where the kind of the default is not enough
 Words = list[str]
+T = TypeVar("T")
 
 
 def check(
@@ -57,7 +60,9 @@ def check(
     """
     with initialize_config_dir(conf, version_base="1.3"):
         loader = search(more)
-        make = partial(reopened, config_name, folder) if folder else partial(compose, config_name)
+        make = partial(with_options, config_name, folder) if folder else partial(compose, config_name)
+        ours = [Path(conf), *more]
+        law = partial(untrusted, folder=folder, words=overrides, folders=ours) if folder else lambda cfg: []
         problems: Words = []
         groups: list[Words] = []  # for each override of a group, the words for each of its choices
         values: list[Override] = []
@@ -80,7 +85,7 @@ def check(
         problems += _hydra(partial(compose, config_name), [words[0] for words in [*groups, *hydras]], len(groups))
         for words in _variants(groups):
             base, wrong = _tried(partial(make, words))
-            problems += wrong if base is None else _values(loader, base, values)
+            problems += wrong if base is None else _values(loader, base, values, law)
         return list(dict.fromkeys(problems))
 
 
@@ -108,8 +113,8 @@ def _hydra(make: Callable[[Words], DictConfig], words: Words, first: int) -> Wor
     return wrong or _tried(partial(make, words))[1]
 
 
-def _tried(make: Callable[[], DictConfig]) -> tuple[DictConfig | None, Words]:
-    """A config, or what is wrong with it."""
+def _tried(make: Callable[[], T]) -> tuple[T | None, Words]:
+    """What is made, or what is wrong with it."""
     try:
         return make(), []
     except UserError as error:
@@ -127,8 +132,14 @@ def _variants(groups: list[Words]) -> Iterator[Words]:
             yield [*first[:index], choice, *first[index + 1 :]]
 
 
-def _values(loader: ConfigLoader, base: DictConfig, values: list[Override]) -> Words:
-    """Mistakes in `key=value` overrides, then in the whole config they make together."""
+def _values(
+    loader: ConfigLoader, base: DictConfig, values: list[Override], law: Callable[[DictConfig], Words]
+) -> Words:
+    """Mistakes in `key=value` overrides, then in the whole config they make together.
+
+    Args:
+        law: what the config may not name; of the rest only what is trusted is looked up.
+    """
     problems, good = [], []
     for override in values:
         wrong = _wrong_key(loader, base, override) or _wrong_value(base, override)
@@ -139,6 +150,9 @@ def _values(loader: ConfigLoader, base: DictConfig, values: list[Override]) -> W
     cfg, wrong = _tried(partial(with_values, base, good))
     if cfg is None:
         return problems + wrong
+    strange, wrong = _tried(partial(law, cfg))
+    if strange or strange is None:
+        return problems + wrong + (strange or [])
     problems += [f"{key}=0: at least 1 is needed." for key in COUNTS if OmegaConf.select(cfg, key) == 0]
     problems += _wrong_modes(cfg)
     averages = (f"metrics.{key}" for key in _keys(cfg.get("metrics")) if key.endswith(".average"))
@@ -260,7 +274,7 @@ def _wrong_value(base: DictConfig, override: Override) -> str:
         return f"{override.input_line}: glob chooses among the options of a group; {key} is a setting."
     default = OmegaConf.select(base, key, throw_on_missing=False)
     parent, _, leaf = key.rpartition(".")
-    declared = argument_types(OmegaConf.select(base, parent)).get(leaf) if parent else None
+    declared = argument_types(OmegaConf.select(base, parent)).get(leaf) if parent else OWN.get(key)
     for choice in _choices(override):
         given = choice if isinstance(choice, bool | int | float | list | dict | None) else str(choice)
         interpolated = isinstance(given, str) and "${" in given

@@ -32,14 +32,35 @@ def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint without running code from it.
 
     Raises:
-        UserError: it is missing, is not what was written, or holds anything but tensors and plain values.
+        UserError: it is missing, is not what was written, or holds anything but plain tensors and plain values.
     """
     try:
-        return torch.load(content(path), map_location="cpu", weights_only=True)
+        # A sparse tensor may have indices outside its own memory. The check is a switch of the whole process, which
+        # another thread may turn off meanwhile; so no such tensor is let through either.
+        with torch.sparse.check_sparse_tensor_invariants():
+            found = torch.load(content(path), map_location="cpu", weights_only=True)
+        _refuse_strange(found)
+        return found
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint '{path}'; did the run finish an epoch?") from None
     except Exception as error:
-        raise UserError(f"the checkpoint '{path}' is damaged: {error}.") from error
+        raise UserError(f"the checkpoint '{path}' is damaged: {str(error).rstrip(chr(46))}.") from error
+
+
+def _refuse_strange(node: Any) -> None:
+    """Raises a ValueError for tensors of any other kind than runs save: sparse, quantized, nested, without memory."""
+    if isinstance(node, Tensor):
+        plain = (
+            type(node) in (Tensor, torch.nn.Parameter) and node.layout is torch.strided and node.device.type == "cpu"
+        )
+        if not plain or node.is_quantized or node.is_nested:
+            raise ValueError(f"it holds a tensor of another kind than runs save: {type(node).__name__}, {node.layout}")
+    elif isinstance(node, dict):
+        for value in node.values():
+            _refuse_strange(value)
+    elif isinstance(node, list | tuple | set):
+        for value in node:
+            _refuse_strange(value)
 
 
 def newest(run: Path, tidy: bool = True) -> tuple[Path, dict[str, Any]]:

@@ -1,8 +1,10 @@
 """What is told to the user without a traceback."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 trace = logging.getLogger("research.traceback")  # to the run's log only, see conf/hydra/job_logging
 
@@ -17,6 +19,27 @@ class UserError(ValueError):
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+def unreadable(error: OSError, settings: Any) -> str:
+    """The sentences for a file that a class of the user's needs when it is made, with the setting that names it."""
+    if not error.filename:
+        return f"{error}."
+    path = Path(str(error.filename))
+    told = f"'{path}' cannot be read: {error.strerror}"
+    told += "" if path.is_absolute() else f" in '{Path.cwd()}', where the command runs"
+    for key, value in _leaves(settings):
+        if isinstance(value, str) and value and Path(value) in (path, *path.parents):
+            return f"{told}. {key} names it; put it back, or give another, {key}=..."
+    return f"{told}. No setting names it, the class itself does; put it back."
+
+
+def _leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, dict | list):
+        yield place, node
+        return
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        yield from _leaves(value, f"{place}.{key}" if place else str(key))
 
 
 def unknown(what: str, given: str, allowed: Iterable[str]) -> str:

@@ -92,7 +92,7 @@ def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | N
         log.info("resume     from the beginning; the run was %s before its first checkpoint", ENDED.get(was, was))
     elif was:
         start, state = newest(folder, tidy=record is not None)
-        changed = changes(DictConfig(state["config"]), cfg)
+        changed = changes(state["config"], cfg)
         _check_resume(cfg, folder, state, was, changed)
     callbacks = [Resume(changed, was == "finished" or bool(changed))] if start else []
     parts = build(cfg, folder, callbacks, state)

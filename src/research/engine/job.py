@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.engine.command import shell, word
 from research.engine.durable import replace
 from research.engine.errors import UserError, told, trace
-from research.engine.reopen import reopened, with_values
+from research.engine.reopen import reopened
 from research.engine.stop import SIGNAL, Stopped, asked, end_children
 
 FULL = "HYDRA_FULL_ERROR"
@@ -56,6 +56,7 @@ class Job:
         name: of the job, `train` say.
         run: the folder of the run that is opened again.
         groups, values: the words that choose options and set values, for a run that is opened again.
+        folders: of the user's own configs, which name all that may be built.
         full: whether the user asked for whole tracebacks, as the environment has it.
         argv: of the command.
         outcomes: where a sweep's results are put down, None for a single run.
@@ -66,6 +67,7 @@ class Job:
     run: Path | None
     groups: list[str]
     values: list[str]
+    folders: list[Path]
     full: str
     argv: tuple[list[str], list[str]]
     outcomes: Path | None
@@ -82,7 +84,7 @@ class Job:
         if self.outcomes is None:
             os.environ[FULL] = self.full
             if self.run:
-                cfg = with_values(reopened(self.name, folder, self.groups), self.values)
+                cfg = reopened(self.name, folder, self.groups, self.values, self.folders)
             self.code, _ = run(self.name, cfg, folder)
             return None
         code, value = self._apart(cfg, folder)

@@ -56,6 +56,7 @@ def _launch(name: str) -> None:
 
     set_up()
     args = get_args_parser().parse_args()
+
     try:
         job, primary = _job(name, args)
     except UserError as error:
@@ -86,10 +87,11 @@ def _job(name: str, args: Namespace) -> tuple[Job, str]:
         print(_help(folders))
         sys.exit(0)
     argv, full = (list(sys.argv), list(sys.orig_argv)), os.environ.get(FULL, "0")
-    groups, values, hydras = _kinds(args.overrides, folders)
+    flags = [said for said in sys.argv if said not in args.overrides]
     if args.hydra_help or args.info or args.shell_completion:
-        return Job(name, None, groups, values, full, argv, None), primary
-    opened = pointed(args.overrides)
+        return Job(name, None, [], [], folders, full, argv, None), primary
+    opened, args.overrides = pointed(args.overrides)
+    groups, values, hydras = _kinds(args.overrides, folders)
     several = args.multirun or "hydra.mode=MULTIRUN" in hydras
     if problems := check(str(CONF), primary, args.overrides, sweep=several, folder=opened, more=folders[1:]):
         raise UserError(*problems)
@@ -97,13 +99,12 @@ def _job(name: str, args: Namespace) -> tuple[Job, str]:
         raise UserError(f"'{opened}' is one run, and -m is for several; leave out -m.")
     outcomes = None
     if opened:  # the settings of the command are for the run's own config, of which Hydra knows nothing
-        flags = [said for said in sys.argv if said not in args.overrides]
-        sys.argv = [*flags, *groups, *hydras, word("hydra.run.dir", str(opened.resolve()).replace("${", "\\${"))]
+        sys.argv = [*flags, *groups, *hydras, word("hydra.run.dir", opened.resolve())]
         groups = [*(said for said in hydras if said.startswith(SEARCHPATH)), *groups]
     elif not args.cfg and (place := _sweep_folder(primary, args, folders)):
         sys.argv.append(word("hydra.sweep.dir", place))  # once and for all: its name holds the time
         outcomes = Path(place).absolute() / f".outcomes_{secrets.token_hex(3)}"
-    return Job(name, opened, groups, values, full, argv, outcomes), primary
+    return Job(name, opened, groups, values, folders, full, argv, outcomes), primary
 
 
 def _sweep_folder(primary: str, args: Namespace, folders: Sequence[Path]) -> str | None:

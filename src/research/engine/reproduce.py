@@ -29,7 +29,7 @@ def reproduce(cfg: DictConfig, folder: Path) -> None:
         raise UserError(f"'{folder.name}' has not finished, its status is {before['status']}; go on with it first.")
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in config])
     if cfg.pretrain:
-        config.model.pretrained = cfg.model.pretrained = None  # which the run before it makes anew
+        config["model"]["pretrained"] = cfg.model.pretrained = None  # which the run before it makes anew
     changed = changes(config, cfg)
     again = folder.with_name(f"{folder.name}_again_{secrets.token_hex(3)}")
     again.mkdir()
