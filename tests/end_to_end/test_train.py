@@ -200,3 +200,23 @@ def test_compiled_run_equals_the_plain_one(command: Command, tmp_path: Path) -> 
     assert compiled.json("metrics.json") == pytest.approx(plain.json("metrics.json"), abs=1e-5)
     weights = torch.load(compiled.folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert not any("_orig_mod" in key for key in weights)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "ascii", "TERM": "dumb"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=lambda environment: "+".join(environment),
+)
+def test_a_screen_without_the_characters_of_the_bar_does_not_fail_the_run(
+    command: Command, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    run = command("train", "trainer=debug", "trainer.accelerator=cpu")
+    assert run.out.isascii()
+    assert "| val" in run.out
+    assert "| val" in (run.folder / "train.log").read_text("utf-8")

@@ -126,16 +126,16 @@ def test_a_tree_of_one_leaf_is_refused_with_the_words_of_the_command() -> None:
     ],
 )
 def test_settings_of_gradients_are_refused(tmp_path: Path, word: str, what: str) -> None:
-    with pytest.raises(UserError, match=f"Spy is fitted to all rows at once, in one process .* leave out {what}"):
+    with pytest.raises(UserError, match=f"Boosting is fitted to all rows at once: .* leave out {what}"):
         fitted(tmp_path, word)
 
 
 def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "world_size", 2)
-    with pytest.raises(UserError, match=r"in one process .* leave out trainer.devices or trainer.num_nodes"):
+    with pytest.raises(UserError, match=r"one process, .* leave out trainer.devices or trainer.num_nodes"):
         fitted(tmp_path)
 
 
 def test_shares_of_classes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"one class a row, not to shares: augment\.mix=null"):
+    with pytest.raises(UserError, match=r"leave out augment\.mix"):
         fitted(tmp_path, "augment=mixup")

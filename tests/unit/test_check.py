@@ -54,7 +54,7 @@ WRONG = [
     ("+model.droput=0.1", "no argument of research.models.mlp.Mlp 'droput'; did you mean 'dropout'?"),
     ("++model.widht=4", "no argument of research.models.mlp.Mlp 'widht'; did you mean 'width'?"),
     ("+optimizer.momentum=0.9", "no argument of torch.optim.Adam 'momentum'"),
-    ("+trainer.fast_dev_runn=true", "did you mean 'fast_dev_run'?"),
+    ("+trainer.detect_anomalyy=true", "did you mean 'detect_anomaly'?"),
     ("+task.foo=3", "no argument of research.tasks.supervised.Supervised 'foo'"),
     ("model._target_=research.models.mlp.Mpl", "nothing is called 'research.models.mlp.Mpl'"),
     # types
@@ -139,7 +139,7 @@ RIGHT = [
     "trainer.max_epochs=null trainer.max_steps=100",
     "trainer.gradient_clip_val=1",
     "trainer.limit_train_batches=0.5",
-    "+trainer.fast_dev_run=true",
+    "+trainer.detect_anomaly=true",
     "trainer.precision=bf16-mixed",
     "trainer.profiler=pytorch",
     "trainer.devices=auto",

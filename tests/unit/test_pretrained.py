@@ -20,7 +20,19 @@ from composing import quick, sealed
 from conftest import ROOT, in_cache
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, BertModel
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BartConfig,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    GPT2Config,
+    PreTrainedConfig,
+    T5Config,
+    ViTConfig,
+    Wav2Vec2Config,
+)
 
 from research.data.spec import Spec
 from research.engine import pretrained
@@ -286,6 +298,48 @@ def test_more_rows_of_words_than_words_are_no_prediction(folder: Path) -> None:
     net = MaskedBert(SPEC, str(folder), 0.1, {})
     x = {"input_ids": torch.full((2, 5), 7), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
     assert net(x).shape == (2, 5, 30522)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Callable[[PreTrainedConfig], str]:
+    """A folder of a network of another kind, with random weights."""
+
+    def make(config: PreTrainedConfig) -> str:
+        AutoModel.from_config(config).save_pretrained(tmp_path / config.model_type)
+        return str(tmp_path / config.model_type)
+
+    return make
+
+
+DECODER = GPT2Config(vocab_size=30522, n_embd=16, n_layer=1, n_head=2)
+SEQUENCES: Any = {"vocab_size": 30522, "d_model": 16}
+OTHERS = [
+    (T5Config(**SEQUENCES, d_kv=8, d_ff=16, num_layers=1, num_heads=2), "is an encoder with a decoder"),
+    (BartConfig(**SEQUENCES, encoder_layers=1, decoder_layers=1), "is an encoder with a decoder"),
+    (ViTConfig(**SIZES, image_size=8, patch_size=4), "does not read texts|Unrecognized configuration class"),
+    (Wav2Vec2Config(**SIZES), "does not read texts|Unrecognized configuration class"),
+]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "native"])
+@pytest.mark.parametrize(("config", "said"), OTHERS, ids=lambda value: getattr(value, "model_type", ""))
+def test_a_network_of_another_kind_is_told(config: Any, said: str, pooling: Any, made: Any) -> None:
+    with pytest.raises(ValueError, match=said) as told:
+        Bert(SPEC, made(config), pooling, 0.1, {})
+    assert len(str(told.value)) < 400
+
+
+@pytest.mark.parametrize("pooling", ["cls", "native"])
+def test_a_decoder_is_read_by_the_mean_of_its_tokens(pooling: Any, made: Any) -> None:
+    folder = made(DECODER)
+    with pytest.raises(ValueError, match=r"sees only those before it.* take model=bert with model\.pooling=mean"):
+        Bert(SPEC, folder, pooling, 0.1, {})
+    with pytest.raises(ValueError, match="sees only those before it"):
+        MaskedBert(SPEC, folder, 0.1, {})
+    net = Bert(SPEC, folder, "mean", 0.1, {}).eval()  # it has no padding token, and needs none
+    short = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    padded = {"input_ids": torch.tensor([[5, 6, 7, 0, 0]]), "attention_mask": torch.tensor([[1, 1, 1, 0, 0]])}
+    assert torch.allclose(net(short), net(padded), atol=1e-5)
 
 
 # from a folder to a run and back

@@ -202,7 +202,7 @@ def test_epochs_of_a_run_limited_by_its_steps_are_counted_from_these(epochs: int
 
 
 def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"set trainer.max_epochs or trainer.max_steps"):
+    with pytest.raises(UserError, match=r"leave the run without an end; set one of them"):
         trained(tmp_path, epochs=-1, steps=2)
 
 

@@ -87,7 +87,8 @@ class Data(LightningDataModule):
         loader = trainer.train_dataloader
         index = loader.sampler.shares()[batch_idx]
         # not by the strategy, which would augment it
-        batch = move_data_to_device(loader.dataset[index], trainer.strategy.root_device)
+        batch = trainer.precision_plugin.convert_input(loader.dataset[index])
+        batch = move_data_to_device(batch, trainer.strategy.root_device)
         return index, self._augmented(batch, trainer, batch_idx)
 
     def _loader(self, split: str, seed: int | None) -> DataLoader[Any]:

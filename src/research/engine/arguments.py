@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from research.engine.errors import unknown
+from research.engine.limits import LIMITS
 from research.engine.signature import Signature, signature
 
 SUPPLIED = {"spec", "seed", "shuffle"}  # arguments that build gives, not the config
@@ -25,10 +26,15 @@ def argument_types(node: Any) -> dict[str, Any]:
     """The declared argument types of a node's target, as far as its source tells."""
     target = node.get("_target_") if isinstance(node, DictConfig) else None
     try:
-        found = signature(str(target)) if target else None
+        found = _signature(str(target)) if target else None
     except LookupError:
         found = None
     return found.types if found else {}
+
+
+def _signature(target: str) -> Signature | None:
+    found = signature(target)
+    return Signature(found.types | LIMITS.get(target, {}), found.open) if found else None
 
 
 def wrong_value(key: str, given: Any, default: Any, declared: Any | None) -> str:
@@ -101,7 +107,7 @@ def misfits(node: Any, path: str = "") -> Iterator[str]:
 def _target(node: DictConfig, path: str) -> Iterator[str]:
     target = str(node["_target_"])
     try:
-        found = signature(target)
+        found = _signature(target)
     except LookupError:
         yield f"{path}._target_: nothing is called '{target}'; is the package installed and the name right?"
         return
@@ -145,4 +151,7 @@ def _misfit(value: Any, declared: Any) -> str:
 
 
 def _said(kind: str, message: str) -> str:
-    return "more values are needed" if kind == "missing" else message[0].lower() + message[1:]
+    if kind == "missing":
+        return "more values are needed"
+    message = message.removeprefix("Value error, ")
+    return message[0].lower() + message[1:]

@@ -1,6 +1,7 @@
 """From a config to live objects: data, task and trainer, top to bottom."""
 
 import logging
+import os
 import random
 import re
 import warnings
@@ -15,6 +16,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +25,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from research.data.base import Data
 from research.data.spec import Spec
 from research.engine.checkpoint import Files
-from research.engine.direction import contradictions, settle, ways
+from research.engine.compatible import contradictions
+from research.engine.direction import opposed, settle, ways
 from research.engine.errors import UserError, trace, unknown, unreadable
 from research.engine.features import fill, usable
 from research.engine.finetune import Finetune, LeftOut
@@ -31,6 +34,7 @@ from research.engine.loggers import made
 from research.engine.pictures import Pictures
 from research.engine.pretrained import from_run
 from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
+from research.engine.rehearsal import unscored
 from research.engine.schedules import StepPlateau
 from research.engine.stop import asked
 from research.engine.trust import literal
@@ -93,6 +97,7 @@ def build(
         UserError: parts that cannot work, or not together; all that are found are told at once.
     """
     _hush()
+    _raise(list(contradictions(cfg)))
     cfg = from_run(cfg, folder) if state else cfg
     seed_all(fold(cfg.seed, WEIGHTS))
     data = read_data(cfg, fitted, read)
@@ -107,19 +112,19 @@ def build(
         loss = maker(cfg.loss if "_target_" in cfg.loss else cfg.loss[data.spec.target])(spec=data.spec)
     with _blame(problems, "metrics", cfg):
         metrics = {name: maker(node) for name, node in _named(cfg.metrics, data.spec.target)}
-    with _blame(problems, "optimizer", cfg, TypeError):
-        maker(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])  # would else be told only when the fit begins
+    with _blame(problems, "optimizer", cfg, TypeError):  # would else be told only when the fit begins
+        _check_rounding(maker(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))]), cfg.trainer.precision)
     _raise(problems)
 
     known = ways(metrics)
     undecided = settle(cfg, known)
-    before = contradictions(DictConfig(literal(state.get("config", {}))), known) if state else ()  # a run opens as it was made
-    problems += sorted({*contradictions(cfg, known)}.difference(before))
+    before = opposed(DictConfig(literal(state.get("config", {}))), known) if state else ()  # a run opens as it was made
+    problems += sorted({*opposed(cfg, known)}.difference(before))
     _raise(problems)
 
     with _blame(problems, "finetune", cfg):
         plan.prepare(net)
-    with _blame(problems, "trainer", cfg):
+    with _blame(problems, "trainer", cfg, TypeError, ImportError):
         trainer = _trainer(cfg, folder, [plan, LeftOut(), SeedEachBatch(cfg.seed), StepPlateau(), Pictures(), *more])
     _raise(problems)
 
@@ -140,8 +145,9 @@ def build(
             for key, name in undecided.items()
             if name in task.logged
         ]
+        problems += [] if state else task.refusals(cfg, trainer)
     if trainer.world_size > 1:
-        problems += _alone(cfg, plan, new=state is None)
+        problems += _alone(cfg, plan, trainer, new=state is None)
         normed = any(isinstance(module, _BatchNorm) for module in net.modules())
         if normed and cfg.trainer.sync_batchnorm and not _syncs(cfg.trainer) and trainer.is_global_zero:
             log.warning(
@@ -149,6 +155,7 @@ def build(
                 "the result is not that of one process"
             )
     _raise(problems)
+    _raise(list(unscored(data, task, trainer)))
     if state:
         task.load_state_dict(state["state_dict"])
     if cfg.cache and usable(net, data, plan):
@@ -194,6 +201,8 @@ def _trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> Trainer
     )
     # Lightning's handlers would end the run without a save, and talk to the other processes from within
     trainer._signal_connector.register_signal_handlers = asked.take
+    if cfg.trainer.precision == "16-mixed" and trainer.precision != "16-mixed":  # Lightning would take another
+        raise ValueError("precision=16-mixed is for a GPU; here take precision=bf16-mixed")
     return trainer
 
 
@@ -236,9 +245,11 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message="`LightningModule.configure_optimizers` returned `None`")  # task=fitted
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message="Found .* module.* in eval mode at the start of training")  # the plan's
+    warnings.filterwarnings("ignore", message="ReduceLROnPlateau conditioned on metric")  # see StepPlateau
     warnings.filterwarnings("ignore", message="`training_step` returned `None`")  # see memory.py
+    warnings.filterwarnings("ignore", message="The `srun` command is available")  # on a machine that others train on
+    warnings.filterwarnings("ignore", message=".*AMP with fp16 is not supported on CPU")  # which is refused
     warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")  # sizes in 32 bits
-    warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
     # of a resumed run
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")  # exactly
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
@@ -257,8 +268,23 @@ def _syncs(trainer: DictConfig) -> bool:
     return bool(trainer.sync_batchnorm) and gpu
 
 
-def _alone(cfg: DictConfig, plan: Finetune, new: bool) -> Iterator[str]:
+def _check_rounding(optimizer: torch.optim.Optimizer, precision: Any) -> None:
+    eps = optimizer.defaults.get("eps")
+    if precision == "16-true" and eps and torch.tensor(eps, dtype=torch.float16) == 0:
+        raise ValueError(
+            f"optimizer.eps={eps:g}, by which steps are divided, is 0 in trainer.precision=16-true; take "
+            "optimizer.eps=1e-4, or another precision: 16-mixed (on a GPU), bf16-mixed or 32-true"
+        )
+
+
+def _alone(cfg: DictConfig, plan: Finetune, trainer: Trainer, new: bool) -> Iterator[str]:
     """Settings that several processes cannot have."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
+        yield (
+            f"trainer.num_nodes={trainer.num_nodes}: nothing says where the other nodes are. Start the run under Slurm "
+            "or torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node."
+        )
     for key in ("find_lr", "find_batch_size"):
         if new and cfg[key]:  # a run that goes on does not search again
             yield (
@@ -279,11 +305,7 @@ def _alone(cfg: DictConfig, plan: Finetune, new: bool) -> Iterator[str]:
 
 def _unwatched(cfg: DictConfig, logged: set[str]) -> Iterator[str]:
     """Every `monitor` that names a metric nobody logs, and settings under which nothing is logged or saved."""
-    trainer, callbacks = cfg.trainer, _present(cfg.get("callbacks"))
-    validates = trainer.get("limit_val_batches") != 0
-    every, epochs = trainer.get("check_val_every_n_epoch") or 1, trainer.get("max_epochs") or -1
-    if every > epochs > 0:
-        yield f"trainer.check_val_every_n_epoch={every} is more than max_epochs={epochs}: no epoch would be validated."
+    callbacks, validates = _present(cfg.get("callbacks")), cfg.trainer.get("limit_val_batches") != 0
     logged = logged if validates else {name for name in logged if not name.startswith("val/")}
     for path, node in [("scheduler", cfg.scheduler), *((f"callbacks.{key}", node) for key, node in callbacks.items())]:
         name = node.get("monitor")
@@ -292,13 +314,6 @@ def _unwatched(cfg: DictConfig, logged: set[str]) -> Iterator[str]:
         if name is not None and name not in logged:
             why = "" if validates else " (trainer.limit_val_batches=0 leaves no val/ metrics)"
             yield f"{path}.monitor: {unknown('logged metric', name, logged)}{why}"
-    apart, interval = trainer.get("accumulate_grad_batches") or 1, trainer.get("val_check_interval") or 1.0
-    whole = isinstance(interval, int) and interval % apart == 0 and trainer.get("check_val_every_n_epoch")
-    if apart > 1 and interval != 1.0 and not whole:  # what is half done would be in no checkpoint
-        yield (
-            f"trainer.val_check_interval={interval} may validate within a step of accumulate_grad_batches={apart} "
-            f"batches; take a number of batches that is a multiple of it, {10 * apart} say."
-        )
     if cfg.get("callbacks") and "checkpoint" not in callbacks:
         yield "callbacks.checkpoint saves what every run needs; it cannot be left out."
 

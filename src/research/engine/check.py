@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from research.engine.arguments import HYDRA_KEYS, SUPPLIED, argument_types, misfits, wrong_value
+from research.engine.compatible import contradictions
 from research.engine.errors import UserError, unknown
 from research.engine.reopen import with_options, with_values
 from research.engine.trust import untrusted
@@ -34,7 +35,6 @@ WITHOUT = {  # how to have nothing of a group, which null does not say
     "logger": "logger=none",
     "scheduler": "scheduler=constant",
 }
-COUNTS = ("trainer.accumulate_grad_batches", "trainer.max_epochs", "trainer.log_every_n_steps")  # never 0
 OWN = {"seed": int}  # types of the settings of train.yaml itself, where the kind of the default is not enough
 Words = list[str]
 T = TypeVar("T")
@@ -153,7 +153,6 @@ def _values(
     strange, wrong = _tried(partial(law, cfg))
     if strange or strange is None:
         return problems + wrong + (strange or [])
-    problems += [f"{key}=0: at least 1 is needed." for key in COUNTS if OmegaConf.select(cfg, key) == 0]
     problems += _wrong_modes(cfg)
     averages = (f"metrics.{key}" for key in _keys(cfg.get("metrics")) if key.endswith(".average"))
     problems += [
@@ -165,7 +164,8 @@ def _values(
         parts = cfg.get(group) or {}
         if "_target_" in parts and (group == "callbacks" or any(OmegaConf.is_dict(part) for part in parts.values())):
             return [*problems, f"{group}: of several each needs a key, NAME: {{_target_: ...}}."]
-    return problems + list(misfits(cfg))
+    problems += misfits(cfg)
+    return problems or list(contradictions(cfg))
 
 
 def _wrong_modes(cfg: DictConfig) -> Iterator[str]:

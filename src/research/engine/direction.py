@@ -34,7 +34,7 @@ def settle(cfg: DictConfig, known: Ways) -> dict[str, str]:
     return unknown
 
 
-def contradictions(cfg: DictConfig, known: Ways) -> Iterator[str]:
+def opposed(cfg: DictConfig, known: Ways) -> Iterator[str]:
     """One sentence for each `mode` that is not the way of its metric."""
     for key, node in _watching(cfg):
         way = known.get(node.monitor, node.mode)

@@ -60,6 +60,10 @@ class Finetune(Callback):
             ValueError: a pattern or a target that matches nothing, a stage past the last layer, or one in which
             nothing learns.
         """
+        if not any(True for _ in network.parameters()) and (
+            self.freeze or self.lora or self.unfreeze or self.layer_decay != 1
+        ):
+            raise ValueError("this network has no parameters that learn step by step; take finetune=full")
         if self.lora:
             _adapt(network, self.lora)
         names = [name for name, _ in network.named_parameters()]

@@ -22,6 +22,7 @@ from research.engine.launch import WORKER
 from research.engine.loggers import boards, restart
 from research.engine.pretrained import keep
 from research.engine.record import Record, write_config
+from research.engine.rehearsal import check_training
 from research.engine.reopen import Changes, changes, tell
 from research.engine.report import show
 from research.engine.resume import Resume, missing_state
@@ -98,6 +99,7 @@ def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | N
     parts = build(cfg, folder, callbacks, state)
     if record:
         write_config(folder, cfg)  # in which `mode` is settled now
+    check_training(parts)
     files: Any = parts.trainer.strategy.checkpoint_io
     saving: Any = parts.trainer.checkpoint_callback
     saving.config = OmegaConf.to_container(cfg, resolve=True)
@@ -253,4 +255,5 @@ def _search(cfg: DictConfig, folder: Path, parts: Parts) -> None:
         cfg.optimizer.lr = parts.task.lr
         log.info("found      optimizer.lr=%.3g", parts.task.lr)
     if cfg.find_batch_size or cfg.find_lr:
+        check_training(parts)
         write_config(folder, cfg)

@@ -164,7 +164,7 @@ def explained(trainer: Any, task: Any, batch_idx: int) -> str:
     handles = list(_watch(task, begun))
     reseed(fold(data.seed, trainer.current_epoch, batch_idx, trainer.global_rank, DROPOUT))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), trainer.precision_plugin.train_step_context():
             loss, _ = task.loss_of(batch, batch_idx)
     finally:
         for handle in handles:

@@ -12,6 +12,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 import hydra
@@ -38,6 +39,8 @@ def launch(name: str) -> None:
 
     The exit code is 0 when every job of the command finished, 1 when one failed, 2 when the command itself is wrong.
     """
+    if isinstance(sys.stdout, TextIOWrapper):  # a character that the screen does not have must not fail the run
+        sys.stdout.reconfigure(errors="replace")
     asked.listen()
     try:
         _launch(name)

@@ -135,18 +135,26 @@ def tokenizer(name: str) -> Any:
 
 
 def encoder(
-    name: str | None, spec: Spec, architecture: dict[str, Any], dropout: float, num_labels: int | None = None
+    name: str | None,
+    spec: Spec,
+    architecture: dict[str, Any],
+    dropout: float,
+    num_labels: int | None = None,
+    both_ways: bool = False,
 ) -> Any:
     """A transformer of the library: with a pretrained base, or new from `architecture` when `name` is None.
 
     Args:
         spec: of the texts that it reads.
         num_labels: None for the encoder alone, else with the library's own head for so many classes.
+        both_ways: whether a token has to see the tokens after it.
 
     Raises:
         ValueError: the weights are not to be had, or are not those of such a network, or it takes other texts.
     """
     model = _opened(name, {"vocab_size": spec.shape[0], **architecture}, dropout, num_labels)
+    if name is not None:
+        _check_reader(name, model.base_model, both_ways)
     words, tokens = model.get_input_embeddings().num_embeddings, getattr(model.config, "max_position_embeddings", 0)
     if words < spec.shape[0]:
         raise ValueError(
@@ -158,6 +166,25 @@ def encoder(
             f"texts have up to {spec.shape[1]} tokens and the network takes {tokens}: data.max_length={tokens}"
         )
     return model
+
+
+def _check_reader(name: str, base: Any, both_ways: bool) -> None:
+    """Has the network read two short texts that differ in their last token."""
+    kind = f"'{name}' ({base.config.model_type})"
+    if base.config.is_encoder_decoder:
+        raise ValueError(f"{kind} is an encoder with a decoder; an encoder alone is needed, bert-base-uncased say")
+    ids = torch.tensor([[3, 4, 5, 6], [3, 4, 5, 7]])
+    try:
+        with torch.no_grad():
+            states = base.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state  # (2, 4, H)
+        assert isinstance(base.get_input_embeddings(), torch.nn.Embedding)
+    except Exception as error:  # of whatever network it is
+        raise ValueError(f"{kind} does not read texts; an encoder of texts is needed, bert-base-uncased say") from error
+    if both_ways and torch.equal(states[0, 0], states[1, 0]):
+        raise ValueError(
+            f"in {kind} a token sees only those before it, so that the first one says nothing of the text and the last "
+            "one's place is that of the padding; take model=bert with model.pooling=mean"
+        )
 
 
 def _opened(name: str | None, architecture: dict[str, Any], dropout: float, num_labels: int | None) -> Any:
@@ -182,8 +209,8 @@ def _opened(name: str | None, architecture: dict[str, Any], dropout: float, num_
         # of a head for other labels only the base is taken; whatever the file has, trainer.precision says what is used
         more: dict[str, Any] = {"ignore_mismatched_sizes": True, "output_loading_info": True, "dtype": torch.float32}
         model, found = kind.from_pretrained(folder, config=config, use_safetensors=True, **safe, **more)
-    except ValueError:
-        raise
+    except ValueError as error:
+        raise ValueError(str(error).partition("Model type should be one of")[0].strip()) from error  # a hundred names
     except Exception as error:  # of libraries that read many formats
         raise ValueError(f"'{folder}' cannot be opened as a pretrained model: {error}") from error
     prefix = "" if num_labels is None else f"{model.base_model_prefix}."

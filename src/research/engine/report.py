@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Iterable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +74,10 @@ def show(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     grid = Table(*columns, box=SIMPLE_HEAD)
     for row in rows:
         grid.add_row(*row)
-    console = Console(width=80, file=StringIO())
-    console.print(grid)
-    log.info("%s", console.file.getvalue().rstrip())  # pyright: ignore[reportAttributeAccessIssue]
+    console = Console(width=80, stderr=True, force_terminal=False)  # lines as the screen has the characters for
+    with console.capture() as captured:
+        console.print(grid)
+    log.info("%s", captured.get().rstrip())
 
 
 def _settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:

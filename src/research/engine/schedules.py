@@ -162,7 +162,8 @@ def plateau(
     """Times `factor` after `patience` epochs in which `monitor` did not get better."""
     # build has put min or max in the place of auto
     scheduler = ReduceLROnPlateau(optimizer, mode, factor, patience)  # pyright: ignore[reportArgumentType]
-    return {"scheduler": scheduler, "monitor": monitor, "interval": "epoch"}
+    # not strict: Lightning looks for the metric after each epoch, also after one without a validation
+    return {"scheduler": scheduler, "monitor": monitor, "interval": "epoch", "strict": False}
 
 
 class StepPlateau(Callback):

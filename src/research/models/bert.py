@@ -38,7 +38,8 @@ class Bert(nn.Module):
         spec.need("model=bert", kind=("text",), target="class")
         self.pooling = pooling
         native = pooling == "native"
-        model = encoder(pretrained, spec, architecture, dropout, spec.num_outputs if native else None)
+        labels = spec.num_outputs if native else None
+        model = encoder(pretrained, spec, architecture, dropout, labels, both_ways=pooling != "mean")
         self.base: Any = model.base_model if native else model
         if not native and getattr(self.base, "pooler", None) is not None:
             self.base.pooler = None  # unused, it would never learn

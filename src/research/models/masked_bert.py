@@ -32,7 +32,7 @@ class MaskedBert(nn.Module):
     ) -> None:
         super().__init__()
         spec.need("model=masked_bert", kind=("text",))
-        self.base: Any = encoder(pretrained, spec, architecture, dropout)
+        self.base: Any = encoder(pretrained, spec, architecture, dropout, both_ways=True)
         self.base.pooler = None
         width, word_width = self.base.config.hidden_size, self.base.get_input_embeddings().embedding_dim
         self.num_words = spec.shape[0]

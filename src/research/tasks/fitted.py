@@ -1,13 +1,21 @@
 """A network that is fitted to all training rows at once, not in steps of a gradient. B rows, K outputs."""
 
+import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from hydra.utils import get_method
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
+from research.engine.averaging import Averaging
 from research.engine.errors import UserError
+from research.engine.schedules import constant
 from research.losses import total_weight
 from research.tasks.supervised import Supervised
+
+log = logging.getLogger(__name__)
 
 ROWS = 8192  # whose loss is measured at once
 
@@ -30,24 +38,32 @@ class Fitted(Supervised):
         self.automatic_optimization = False
         self.rows: list[tuple[Tensor, Tensor]] = []
 
-    def configure_callbacks(self) -> list[Any]:
-        """No callbacks; the first that Lightning asks of a task, before it looks at the trainer's settings itself.
-
-        Raises:
-            UserError: settings of the trainer that are for steps of a gradient.
-        """
-        trainer: Any = self.trainer
-        settings = {
-            "trainer.gradient_clip_val": trainer.gradient_clip_val,
-            "trainer.accumulate_grad_batches": trainer.accumulate_grad_batches - 1,
-            "trainer.devices or trainer.num_nodes": trainer.world_size - 1,
+    def refusals(self, cfg: Any, trainer: Any) -> Iterable[str]:
+        given = cfg.trainer
+        rounded = given.precision.endswith("-true") and given.precision != "32-true"
+        used = {
+            "find_lr": cfg.find_lr,
+            "find_batch_size": cfg.find_batch_size,
+            "compile": cfg.compile,
+            "scheduler": get_method(cfg.scheduler._target_) is not constant,
+            "augment.mix": cfg.augment.get("mix"),
+            "callbacks.averaging": any(isinstance(each, Averaging | WeightAveraging) for each in trainer.callbacks),
+            "trainer.max_epochs": given.max_epochs != 1,
+            "trainer.max_steps": given.max_steps != -1,
+            "trainer.val_check_interval": given.val_check_interval is not None,
+            "trainer.gradient_clip_val": given.gradient_clip_val,
+            "trainer.accumulate_grad_batches": given.accumulate_grad_batches > 1,
+            "trainer.precision": rounded,  # thresholds would be, too
+            "trainer.devices or trainer.num_nodes": trainer.world_size > 1,
         }
-        if wrong := [name for name, value in settings.items() if value]:
-            raise UserError(
-                f"{type(self.net).__name__} is fitted to all rows at once, in one process and without gradients; leave "
-                f"out {' and '.join(wrong)}."
+        if wrong := [name for name, value in used.items() if value]:
+            yield (
+                f"{type(self.net).__name__} is fitted to all rows at once: in one epoch, one process, 32 bits, and "
+                f"without steps of a gradient; leave out {' and '.join(wrong)}."
             )
-        return []
+
+    def on_fit_start(self) -> None:
+        log.info("fitted     to all rows at once; the settings of the optimizer have no say")
 
     def configure_optimizers(self) -> None:
         return None

@@ -1,6 +1,6 @@
 """Supervised learning: network + loss + metrics + the step. B rows, C classes, K targets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -95,6 +95,10 @@ class Supervised(FitsMemory):
         """That metrics tell apart."""
         return len(self.spec.classes)
 
+    def refusals(self, cfg: Any, trainer: Any) -> Iterable[str]:
+        """One sentence for each setting of the run that this task has no use for."""
+        return ()
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         found = self.learn(batch, batch_idx)
         if found is None:
@@ -130,6 +134,13 @@ class Supervised(FitsMemory):
         weight = strategy.reduce(weight.to(self.device), reduce_op="sum")
         return strategy.reduce(self.train_loss.clone(), reduce_op="sum"), weight.item()
 
+    def on_validation_start(self) -> None:
+        for scores in (self.metrics, self.losses):  # whose sums a precision of 16 bits would round
+            scores._apply(_widened)
+
+    def on_test_start(self) -> None:
+        self.on_validation_start()
+
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._score("val", batch, batch_idx)
 
@@ -143,7 +154,7 @@ class Supervised(FitsMemory):
         metrics: Any = self.metrics[split]
         losses.update(self.loss(raw, self.scale_y(y)), total_weight(self.loss, y))
         predicted = self.predicted(raw)
-        metrics.update(predicted, y)
+        metrics.update(predicted, _widened(y))
         return predicted
 
     def on_validation_epoch_end(self) -> None:
@@ -189,3 +200,7 @@ class Supervised(FitsMemory):
             return make(**known)
         except (TypeError, ValueError) as error:
             raise ValueError(f"metrics.{name} does not score a {self.spec.target}: {error}") from error
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
