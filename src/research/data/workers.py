@@ -11,9 +11,7 @@ from multiprocessing import parent_process
 from multiprocessing.context import ForkContext, ForkProcess
 from threading import Thread
 
-from research.engine.stop import SIGNALS
-
-POLL_S = 0.5  # how often a worker looks whether its main process still lives
+from research.engine.stop import POLL_S, SIGNALS
 
 
 class Worker(ForkProcess):

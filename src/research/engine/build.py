@@ -30,13 +30,13 @@ from research.engine.direction import opposed, settle, ways
 from research.engine.errors import UserError, trace, unknown, unreadable
 from research.engine.features import fill, usable
 from research.engine.finetune import Finetune, LeftOut
+from research.engine.lightning_ranks import environment, prepare
 from research.engine.loggers import made
 from research.engine.pictures import Pictures
 from research.engine.pretrained import from_run
 from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
 from research.engine.rehearsal import unscored
 from research.engine.schedules import StepPlateau
-from research.engine.stop import asked
 from research.engine.trust import literal
 
 log = logging.getLogger(__name__)
@@ -192,15 +192,14 @@ def _trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> Trainer
         callbacks=callbacks,
         logger=logger,
         default_root_dir=folder,
-        plugins=[Files()],
+        plugins=[Files(), environment()],
         precision=_precision(cfg.trainer.precision),
         sync_batchnorm=_syncs(cfg.trainer),
         use_distributed_sampler=False,  # the order of batches is ours, see data/batches.py
         enable_model_summary=False,  # a callback in conf/callbacks
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # and so is this one
     )
-    # Lightning's handlers would end the run without a save, and talk to the other processes from within
-    trainer._signal_connector.register_signal_handlers = asked.take
+    prepare(trainer)
     if cfg.trainer.precision == "16-mixed" and trainer.precision != "16-mixed":  # Lightning would take another
         raise ValueError("precision=16-mixed is for a GPU; here take precision=bf16-mixed")
     return trainer

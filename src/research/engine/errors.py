@@ -21,6 +21,27 @@ class UserError(ValueError):
         self.problems = problems
 
 
+class OtherRank(Exception):
+    """Another process of the run failed first.
+
+    Args:
+        rank: of that process.
+        error: its error, in a line.
+        trace: its traceback.
+    """
+
+    def __init__(self, rank: int, error: str, trace: str) -> None:
+        super().__init__(f"rank {rank}: {error}")
+        self.rank, self.trace = rank, trace
+
+
+def said(error: BaseException) -> str:
+    """An error in a line."""
+    if isinstance(error, OtherRank):
+        return str(error)
+    return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
 def unreadable(error: OSError, settings: Any) -> str:
     """The sentences for a file that a class of the user's needs when it is made, with the setting that names it."""
     if not error.filename:

@@ -18,7 +18,6 @@ from research.engine.checkpoint import FOLDER, load, newest, path_of
 from research.engine.durable import link
 from research.engine.errors import UserError
 from research.engine.guard import RollBack
-from research.engine.launch import WORKER
 from research.engine.loggers import boards, restart
 from research.engine.pretrained import keep
 from research.engine.record import Record, write_config
@@ -110,12 +109,11 @@ def _prepared(cfg: DictConfig, folder: Path, record: Record | None, was: str | N
     if record:
         _tell_data(cfg, folder, record, parts, new=start is None)
     if start is None and was != BACK:
-        _search(cfg, folder, parts)
+        _search(cfg, folder, record, parts)
         saving.config = OmegaConf.to_container(cfg, resolve=True)
     if record and (parts.plan.differs or hasattr(parts.task.net, "base")):
         beside = sum(p.numel() for group in parts.task.groups_beside() for p in group["params"])
         show(("part", "parameters", "", "rate"), parts.plan.table(parts.task.net, cfg.optimizer.lr, beside))
-    os.environ[WORKER] = str(folder)
     if record:
         record.begun = True
     return parts, start
@@ -238,7 +236,7 @@ def _keep_data(parts: Parts, folder: Path, new: bool) -> None:
         board.experiment.add_figure("data", picture, 0)
 
 
-def _search(cfg: DictConfig, folder: Path, parts: Parts) -> None:
+def _search(cfg: DictConfig, folder: Path, record: Record | None, parts: Parts) -> None:
     """Lightning's finders; what they find becomes part of the run's config."""
     tuner = Tuner(parts.trainer)
     if cfg.find_batch_size:
@@ -256,4 +254,5 @@ def _search(cfg: DictConfig, folder: Path, parts: Parts) -> None:
         log.info("found      optimizer.lr=%.3g", parts.task.lr)
     if cfg.find_batch_size or cfg.find_lr:
         check_training(parts)
+    if record and (cfg.find_batch_size or cfg.find_lr):
         write_config(folder, cfg)

@@ -23,9 +23,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, setup_globals
 from omegaconf import DictConfig, OmegaConf
 
+from research.engine import ranks
 from research.engine.command import shell, word
 from research.engine.durable import replace
-from research.engine.errors import UserError, told, trace
+from research.engine.errors import OtherRank, UserError, told, trace
 from research.engine.reopen import reopened
 from research.engine.stop import SIGNAL, Stopped, asked, end_children
 
@@ -60,6 +61,8 @@ class Job:
         full: whether the user asked for whole tracebacks, as the environment has it.
         argv: of the command.
         outcomes: where a sweep's results are put down, None for a single run.
+        place: of this process among those that something else has started.
+        begun: whether `run` was begun by processes in whose place these were started.
         code: the exit code of a single run.
     """
 
@@ -71,6 +74,8 @@ class Job:
     full: str
     argv: tuple[list[str], list[str]]
     outcomes: Path | None
+    place: ranks.Place | None = None
+    begun: bool = False
     code: int = 0
 
     def __call__(self, cfg: DictConfig) -> float | None:
@@ -85,6 +90,10 @@ class Job:
             os.environ[FULL] = self.full
             if self.run:
                 cfg = reopened(self.name, folder, self.groups, self.values, self.folders)
+            if self.begun:
+                cfg.resume = str(self.run)
+            if self.place:
+                cfg.trainer.devices, cfg.trainer.num_nodes = self.place.local, self.place.nodes
             self.code, _ = run(self.name, cfg, folder)
             return None
         code, value = self._apart(cfg, folder)
@@ -152,21 +161,40 @@ def run(name: str, cfg: DictConfig, folder: Path) -> tuple[int, float | None]:
     asked.listen()
     try:
         return 0, getattr(import_module(f"research.engine.{name}"), name)(cfg, folder)
-    except UserError as error:
-        if os.environ.get(FULL) == "1":
-            raise
-        trace.debug("told as a mistake", exc_info=True)
-        log.error(told(error.problems))
-        return 1, None
     except Stopped as stopped:
-        further = f"; go on with {shell(word('resume', os.path.relpath(folder)))}" if name == "train" else ""
-        log.error("%s%s", stopped, further)
-        return stopped.code, None
-    except Exception:
-        log.exception("The run failed. Its folder is kept: %s", os.path.relpath(folder))
-        return 1, None
+        return tell_failure(stopped, folder, further=name == "train"), None
+    except Exception as error:
+        if isinstance(error, UserError) and os.environ.get(FULL) == "1":
+            raise
+        return tell_failure(error, folder), None
     finally:
         end_children()
+
+
+def tell_failure(error: BaseException, folder: Path, further: bool = True) -> int:
+    """Tells what ended a job, a mistake in a sentence, and gives its exit code.
+
+    Args:
+        further: whether the job can be taken up again.
+    """
+    with asked.held():
+        return _told(error, folder, further)
+
+
+def _told(error: BaseException, folder: Path, further: bool) -> int:
+    place = os.path.relpath(folder)
+    if isinstance(error, Stopped):
+        log.error("%s%s", error, f"; go on with {shell(word('resume', place))}" if further else "")
+        return error.code
+    if isinstance(error, UserError):
+        trace.debug("told as a mistake", exc_info=error)
+        log.error(told(error.problems))
+    elif isinstance(error, OtherRank):
+        trace.debug("it ended this process as well", exc_info=error)
+        log.error("%s\n%s\nThe run failed. Its folder is kept: %s", error.trace, error, place)
+    else:
+        log.error("The run failed. Its folder is kept: %s", place, exc_info=error)
+    return 1
 
 
 def _end_with_parent() -> None:

@@ -5,15 +5,18 @@ Nothing here imports torch, so that a mistake is told at once.
 
 import gc
 import json
+import logging
 import os
 import secrets
 import shutil
 import signal
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
@@ -24,14 +27,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from research.engine import ranks
 from research.engine.check import check, search
 from research.engine.command import CONF, SEARCHPATH, config_folders, word
-from research.engine.errors import UserError, told
+from research.engine.errors import UserError, told, trace
 from research.engine.job import FULL, Job, Outcome, RunFailed, run, set_up
 from research.engine.reopen import pointed
-from research.engine.stop import SIGNAL, Stopped, asked
+from research.engine.stop import SIGNAL, Stopped, asked, follow
 
-WORKER = "RESEARCH_RUN_FOLDER"  # set by a multi-process trainer for the processes it starts: the run they join
+FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"  # of the log of a process that is not the first
 
 
 def launch(name: str) -> None:
@@ -45,25 +49,41 @@ def launch(name: str) -> None:
     try:
         _launch(name)
     except Stopped as stopped:  # before a job, or between the jobs of a sweep
-        sys.exit(stopped.code)
+        sys.exit(_left(stopped.code))
+    except SystemExit as left:
+        sys.exit(_left(left.code))
     finally:
         gc.freeze()  # Python ends with a search for garbage, which among all that is imported takes seconds
 
 
+def _left(code: Any) -> Any:
+    """Tells the exit code to the other processes of this command, if it is for this one to tell."""
+    if ranks.channel and not ranks.rank():
+        with asked.held():  # torchrun ends all when one has failed
+            ranks.channel.end(int(code or 0))
+    return code
+
+
 def _launch(name: str) -> None:
-    if folder := os.environ.get(WORKER):
-        cfg = OmegaConf.load(Path(folder) / "config.yaml")
-        assert isinstance(cfg, DictConfig)
-        code, _ = run("train", cfg, Path(folder))
-        sys.exit(0 if code > SIGNAL else code)  # a stop is the first process's to tell, which a code would have killed
+    here, parent = ranks.place(), os.environ.pop(ranks.PARENT, None)
+    if folder := os.environ.get(ranks.FOLDER):  # this process was started by the first of the run
+        if parent:
+            follow(int(parent), lambda: os._exit(1))
+        code = _joined(Path(folder))
+        sys.exit(0 if code > SIGNAL else code)  # a stop is for the first process to tell
+    if parent:
+        follow(int(parent), lambda: os.kill(os.getpid(), signal.SIGTERM))
 
     set_up()
     args = get_args_parser().parse_args()
 
     try:
-        job, primary = _job(name, args)
+        job, primary = _job(name, args, here)
     except UserError as error:
-        _tell(error.problems)
+        if not ranks.rank():
+            _tell(error.problems)
+        else:  # torchrun ends all when one has failed, and the first is to tell before
+            time.sleep(ranks.GRACE_S)
         sys.exit(2)
     try:
         code = _called(job, primary)
@@ -73,8 +93,10 @@ def _launch(name: str) -> None:
             shutil.rmtree(job.outcomes, ignore_errors=True)
 
 
-def _job(name: str, args: Namespace) -> tuple[Job, str]:
+def _job(name: str, args: Namespace, here: ranks.Place | None) -> tuple[Job, str]:
     """The job of a command and its primary config; `sys.argv` becomes what Hydra is to read.
+
+    Of several processes that something else has started, only the first gets a job; the others join it and leave.
 
     Raises:
         UserError: the command is wrong.
@@ -87,7 +109,8 @@ def _job(name: str, args: Namespace) -> tuple[Job, str]:
     primary = args.config_name or name
     folders = config_folders(primary, args.overrides, args.config_dir)
     if args.help:
-        print(_help(folders))
+        if not ranks.rank():
+            print(_help(folders))
         sys.exit(0)
     argv, full = (list(sys.argv), list(sys.orig_argv)), os.environ.get(FULL, "0")
     flags = [said for said in sys.argv if said not in args.overrides]
@@ -96,18 +119,31 @@ def _job(name: str, args: Namespace) -> tuple[Job, str]:
     opened, args.overrides = pointed(args.overrides)
     groups, values, hydras = _kinds(args.overrides, folders)
     several = args.multirun or "hydra.mode=MULTIRUN" in hydras
-    if problems := check(str(CONF), primary, args.overrides, sweep=several, folder=opened, more=folders[1:]):
+    problems = check(str(CONF), primary, args.overrides, sweep=several, folder=opened, more=folders[1:])
+    if problems := [*problems, *(here.problems(name, args.overrides) if here else ())]:
         raise UserError(*problems)
     if opened and several:
         raise UserError(f"'{opened}' is one run, and -m is for several; leave out -m.")
-    outcomes = None
+    if here and several:
+        raise UserError(
+            f"-m gives each run processes of its own, and {here.launcher} has started {here.world} for one run; leave "
+            f"out {here.launcher} (trainer=ddp starts the processes of each run), or -m."
+        )
+    outcomes, begun = None, None
+    if here and name in ranks.SEVERAL:
+        channel = ranks.open_channel(here)
+        if here.rank:
+            sys.exit(_followed(channel))
+        if name == "train" and (begun := channel.earlier()):  # by processes in whose place these were started
+            opened, groups, values = begun, [], []
     if opened:  # the settings of the command are for the run's own config, of which Hydra knows nothing
         sys.argv = [*flags, *groups, *hydras, word("hydra.run.dir", opened.resolve())]
         groups = [*(said for said in hydras if said.startswith(SEARCHPATH)), *groups]
     elif not args.cfg and (place := _sweep_folder(primary, args, folders)):
         sys.argv.append(word("hydra.sweep.dir", place))  # once and for all: its name holds the time
         outcomes = Path(place).absolute() / f".outcomes_{secrets.token_hex(3)}"
-    return Job(name, opened, groups, values, folders, full, argv, outcomes), primary
+    ours = here if name in ranks.SEVERAL else None
+    return Job(name, opened, groups, values, folders, full, argv, outcomes, ours, begun is not None), primary
 
 
 def _sweep_folder(primary: str, args: Namespace, folders: Sequence[Path]) -> str | None:
@@ -157,6 +193,30 @@ def _end_of_sweep(place: Path) -> int:
     if failed and len(found) > 1:
         _tell([f"{len(failed)} of {len(found)} runs failed: {', '.join(failed)}"])
     return max((outcome.code for outcome in found), default=0)
+
+
+def _followed(channel: ranks.Channel) -> int:
+    """Joins the runs of a command of which this is not the first process; gives its exit code."""
+    try:
+        for message in channel.messages():
+            if isinstance(message, int):
+                return message
+            os.environ[ranks.FOLDER] = message
+            if code := _joined(Path(message)):  # the others cannot go on without this process
+                return code
+        raise AssertionError
+    finally:
+        channel.leave()
+
+
+def _joined(folder: Path) -> int:
+    """Does the part of this process of a run that another has begun; its failures go to a log of its own."""
+    handler = logging.FileHandler(folder / f"rank{ranks.rank()}.log", delay=True)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, format=FORMAT, force=True)
+    trace.setLevel(logging.DEBUG)
+    cfg = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    return run("train", cfg, folder)[0]
 
 
 def _help(folders: Sequence[Path]) -> str:

@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from research.engine.durable import replace
-from research.engine.errors import UserError
+from research.engine.errors import UserError, said
 from research.engine.reopen import Changes
 from research.engine.stop import Stopped, asked
 from research.engine.trust import literal
@@ -63,16 +63,27 @@ class Record:
 
     Attributes:
         begun: whether training has.
+        since: when this process took the run up.
     """
 
     begun = False
 
     def __init__(self, folder: Path, content: dict[str, Any]) -> None:
-        self.folder, self.content = folder, content
+        self.folder, self.content, self.since = folder, content, datetime.now(UTC)
 
     def add(self, **values: Any) -> None:
         self.content.update(values)
         write_json(self.folder / "run.json", self.content)
+
+    def close(self, status: str, said: str | None) -> None:
+        """Puts down how it ended."""
+        ended = datetime.now(UTC)
+        spent = self.content["duration_s"] + (ended - self.since).total_seconds()
+        try:
+            with asked.held():  # a second may come while the first is put down
+                self.add(status=status, error=said, ended=ended, duration_s=round(spent, 3))
+        except OSError as error:  # a full disk, say, which is what ended the run
+            log.warning("the record of the run cannot be written: %s", error)
 
 
 @contextmanager
@@ -128,15 +139,6 @@ def recorded(
     write_config(folder, cfg)
     record.add(status="running", was=was, error=None, seed=cfg.seed, pid=os.getpid())
 
-    def close(status: str, said: str | None) -> None:
-        ended = datetime.now(UTC)
-        spent = content["duration_s"] + (ended - now).total_seconds()
-        try:
-            with asked.held():  # a second may come while the first is put down
-                record.add(status=status, error=said, ended=ended, duration_s=round(spent, 3))
-        except OSError as error:  # a full disk, say, which is what ended the run
-            log.warning("the record of the run cannot be written: %s", error)
-
     try:
         if "git" not in content:  # this takes a second, in which the run may be killed
             record.add(**_scene())
@@ -146,11 +148,11 @@ def recorded(
             for name, written in before.items():
                 replace(folder / name, lambda file, written=written: file.write(written))
         elif isinstance(error, Stopped):
-            close("stopped", str(error))
+            record.close("stopped", str(error))
         else:
-            close("failed", f"{type(error).__name__}: {error}".rstrip(": "))
+            record.close("failed", said(error))
         raise
-    close("finished", None)
+    record.close("finished", None)
 
 
 def _choices() -> tuple[dict[str, str], list[str]]:

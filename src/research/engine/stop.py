@@ -4,12 +4,16 @@ Outside the training loop nothing is half done, and the job leaves at once. Insi
 loop finishes its step, saves, and leaves (`saving.py`). A second Ctrl-C always leaves at once. Nothing imports torch.
 """
 
+import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import active_children
+from threading import Thread
 from types import FrameType
 
+POLL_S = 0.5  # how often a process looks whether the one that it serves still lives
 SIGNAL = 128  # an exit code above it tells of a signal
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -87,6 +91,17 @@ class Asked:
 
 
 asked = Asked()
+
+
+def follow(parent: int, leave: Callable[[], object]) -> None:
+    """Calls `leave`, from a thread, when the process that started this one is no more, however it ended."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_S)
+        leave()
+
+    Thread(target=look, daemon=True).start()
 
 
 def end_children() -> None:

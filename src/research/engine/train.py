@@ -9,11 +9,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from research.engine import ranks
 from research.engine.command import further_folders, shell, word
-from research.engine.errors import UserError
-from research.engine.launch import WORKER
+from research.engine.errors import UserError, said
+from research.engine.job import tell_failure
 from research.engine.record import ROOT, Record, held, recorded
 from research.engine.reopen import Changes, changes, record_of, saved_config
+from research.engine.stop import Stopped
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +35,9 @@ def train(cfg: DictConfig, folder: Path, like: dict[str, Any] | None = None) -> 
     Raises:
         UserError: parts that cannot work, or a run that cannot go on as asked.
     """
-    if WORKER in os.environ:
-        joined = record_of(folder)
-        return _run(cfg, folder, None, joined["was"])
+    if ranks.FOLDER in os.environ:
+        with ranks.together(folder, log.error):
+            return _run(cfg, folder, None, record_of(folder)["was"])
     with held(folder):
         earlier, changed = None, {}
         if cfg.resume:
@@ -52,9 +54,18 @@ def train(cfg: DictConfig, folder: Path, like: dict[str, Any] | None = None) -> 
                 )
             cfg.model.pretrained = os.path.relpath(folder / PRETRAIN)
         with recorded(folder, cfg, earlier, changed, like) as record:
+            if ranks.channel:
+                ranks.channel.begun(folder)
             if cfg.pretrain:
                 _pretrain([f"seed={cfg.seed}", *cfg.pretrain], folder / PRETRAIN)
-            return _run(cfg, folder, record, record.content["was"])
+
+            def give_up(error: BaseException) -> None:
+                record.close("stopped" if isinstance(error, Stopped) else "failed", said(error))
+                tell_failure(error, folder)
+
+            ranks.hand_over(folder)
+            with ranks.together(folder, give_up):
+                return _run(cfg, folder, record, record.content["was"])
 
 
 def _run(cfg: DictConfig, folder: Path, record: Record | None, was: str | None) -> float | None:
@@ -84,7 +95,8 @@ def _pretrain(words: list[str], folder: Path) -> None:
     ours = [word("resume", folder)] if begun else [*words, word("hydra.run.dir", str(folder).replace("${", "\\${"))]
     ours += further_folders()
     log.info("pretrain   python src/train.py %s", shell(*words))
-    process = subprocess.Popen([sys.executable, str(ROOT / "src/train.py"), *ours])
+    environment = ranks.alone() | {ranks.PARENT: str(os.getpid())}
+    process = subprocess.Popen([sys.executable, str(ROOT / "src/train.py"), *ours], env=environment)
     try:
         code = process.wait()
     finally:
