@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -214,3 +215,24 @@ def test_fewer_epochs_than_there_were_are_refused(command: Command) -> None:
     assert again.code == 1
     assert "is in epoch 2, so trainer.max_epochs=1 is past" in again.out
     assert (run.folder / "run.json").read_bytes() == before
+
+
+def test_a_run_is_opened_wherever_it_is_and_whatever_it_is_called(command: Command, tmp_path: Path) -> None:
+    run = command("train", "trainer.max_epochs=1", "trainer.accelerator=cpu", "optimizer.weight_decay=0")
+    folder = tmp_path / 'o\'dir $x/-run, [1] = "a"'
+    folder.parent.mkdir()
+    run.folder.rename(folder)
+    scored = json.loads((folder / "metrics.json").read_text())
+    command("evaluate", f"run={folder}", "optimizer.weight_decay=1e-4")
+    assert json.loads((folder / "evaluate.json").read_text()) == pytest.approx(scored)
+    command("export", f"run={folder}")
+    again = command("train", f"resume={folder}", "trainer.max_epochs=2", "optimizer.weight_decay=1e-4")
+    assert last(folder)["epoch"] == 1
+    shown = next(line for line in again.out.splitlines() if "tensorboard" in line)
+    assert shlex.split(shown.split("curves")[1])[1].endswith("o'dir $x")
+    (folder / "evaluate.log").unlink()
+    (folder / "evaluate.log").mkdir()  # as good as a folder that may not be written
+    told = command("evaluate", f"run={folder}", ok=False)
+    assert told.code == 1
+    assert "the run's folder cannot be written" in told.out
+    assert "Traceback" not in told.out

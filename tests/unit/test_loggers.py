@@ -29,8 +29,8 @@ class Silent(Logger):
         super().__init__()
         self.given = name
 
-    name = property(lambda self: self.given)  # pyright: ignore[reportAssignmentType]
-    version = property(lambda self: 0)  # pyright: ignore[reportAssignmentType]
+    name = property(lambda self: self.given)  # pyright: ignore[reportIncompatibleMethodOverride]
+    version = property(lambda self: 0)  # pyright: ignore[reportIncompatibleMethodOverride]
     log_hyperparams = log_metrics = lambda self, *args, **more: None  # pyright: ignore[reportAssignmentType]
 
 

@@ -125,7 +125,7 @@ def test_a_file_that_a_class_of_the_user_reads_is_told_with_its_setting(
     (tmp_path / "own_reader.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     cfg = quick("callbacks=default")
-    node = {"_target_": "own_reader.Reads", "path": path.format(tmp=tmp_path)}
+    node: dict[str, Any] = {"_target_": "own_reader.Reads", "path": path.format(tmp=tmp_path)}
     if part == "optimizer":
         node["lr"] = 1
     OmegaConf.update(

@@ -131,15 +131,16 @@ def test_a_folder_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     # as it is typed, as a shell hands on what a hint says, and as this project writes it for another process
     typed = [f"{key}={name}", *shlex.split(shlex.quote(f"{key}={name}")), f"{key}={folder}", f"{key}={quoted(folder)}"]
+    for word in typed:
+        found, words = pointed(["seed=1", word])
+        assert found is not None
+        assert found.resolve() == folder
+        assert words == ["seed=1", f"{key}={quoted(found)}"]
+    words = [f"{key}={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
-        for word in typed:
-            found, words = pointed(["seed=1", word])
-            assert found is not None
-            assert found.resolve() == folder
-            assert words == ["seed=1", f"{key}={quoted(found)}"]
-        cfg = compose("train", [words[1], f"hydra.run.dir={quoted(folder)}"], return_hydra_config=True)
-        assert cfg[key] == cfg.hydra.run.dir == str(folder)
-    assert check(str(tmp_path), "train", words[1:]) == []
+        cfg = compose("train", words, return_hydra_config=True)
+    assert cfg[key] == cfg.hydra.run.dir == str(folder)
+    assert check(str(tmp_path), "train", words) == []
 
 
 @pytest.mark.parametrize("name", ["2024", "1e3", "true", "null", "'a'", "o'dir", "a,b"])

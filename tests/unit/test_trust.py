@@ -1,5 +1,6 @@
 """What comes out of a run's folder is data: one that someone else has made runs no code, whatever its files say."""
 
+import importlib
 import json
 import os
 import sys
@@ -108,7 +109,7 @@ def is_live(payload: Node, folder: Path, marker: Path) -> bool:
     """Whether Hydra has it called, in a process of its own that finds modules in the folder."""
 
     def job() -> None:
-        import transformers.dynamic_module_utils as remote
+        remote: Any = importlib.import_module("transformers.dynamic_module_utils")
 
         warnings.simplefilter("ignore")
         remote.HF_MODULES_CACHE = str(folder / "modules")
@@ -242,7 +243,7 @@ def test_every_text_of_a_run_comes_back_as_it_was(tmp_path_factory: Any, value: 
     """A column may be called `${x}`: what was written is read, and given to the class that it is for."""
     folder = a_run(tmp_path_factory.mktemp("run"), {"seed": 1})
     node = {"_target_": "builtins.dict", "a": value, "b": [inner], "c": {"d": inner}}
-    cfg = OmegaConf.create(trust.literal({"seed": 1, "new": {**node, "_target_": "research.losses.Mse"}}))
+    cfg: Any = OmegaConf.create(trust.literal({"seed": 1, "new": {**node, "_target_": "research.losses.Mse"}}))
     write_config(folder, cfg)
     assert saved_config(folder)["new"]["a"] == value
     again = opened(folder, "train")

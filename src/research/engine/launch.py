@@ -172,12 +172,15 @@ def _called(job: Job, primary: str) -> int:
         return 0
     except RunFailed:  # the sweeper gave up
         return 1
-    except OSError as error:
-        _tell([f"the run's folder cannot be written: {error}."])
-        return 1
     except (HydraException, OmegaConfBaseException) as error:
         _tell([" ".join(str(error).split())])
         return 2
+    except (OSError, ValueError) as error:  # of the folder, or of the log in it
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        _tell([f"the run's folder cannot be written: {cause}. If it may not be, open a copy of it."])
+        return 1
     except KeyboardInterrupt:
         sys.exit(SIGNAL + signal.SIGINT)
 

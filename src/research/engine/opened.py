@@ -17,7 +17,7 @@ from research.engine.reopen import Changes, changes, record_of, saved_config, te
 
 CHANGED = (
     "a run's own rows are read as it read them: where they have changed since, put them back; new rows are scored from "
-    "a file of another name, data.path=FILE."
+    "a file of another name, data.path=FILE. A relative path counts from the folder that the command runs in."
 )
 FILES = ("data.path", "data.train", "data.val", "data.test", "data.name")
 

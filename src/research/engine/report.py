@@ -36,7 +36,7 @@ def report(cfg: DictConfig, record: Record, parts: Parts, metrics: dict[str, flo
         if isinstance(logger, TensorBoard):
             logger.log_result(_settings(cfg, record.content["choices"]), metrics, parts.trainer.global_step)
         if isinstance(logger, TensorBoardLogger):
-            log.info("curves       %s", shell("tensorboard", "--logdir", os.path.relpath(folder.parent)))
+            log.info("curves       %s", shell("tensorboard", f"--logdir={os.path.relpath(folder.parent)}"))
         elif isinstance(logger, CSVLogger):
             log.info("curves       %s", os.path.relpath(Path(logger.log_dir) / TABLE))
 

@@ -38,6 +38,8 @@ ConfigStore.instance().store(group="hydra/sweeper", name="ends", node=EndsConf)
 
 
 class _Plugin:
+    config: Any
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
 
