@@ -119,9 +119,11 @@ def test_a_sweep_shows_the_metrics_of_all_its_runs(tmp_path: Path, capsys: pytes
         a_job(tmp_path / "3", ["data=digits", "seed=3"], '{"val/acc": 0.1, "test/loss": 4, "test/acc": 0.7}'),
         a_job(tmp_path / "4", ["data=diabetes"], '{"val/mae": 9, "test/loss": null, "test/mae": 40}'),
     ]
+    long = [f"test/a_long_name_{i}" for i in range(12)]
+    jobs.append(a_job(tmp_path / "5", ["data=other"], json.dumps(dict.fromkeys(long, 1.0))))
     summarize([*jobs, tmp_path / "failed"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert lines[0] == ["runs", "test/loss", "test/acc", "test/mae"]
+    assert lines[0] == ["runs", "test/loss", "test/acc", "test/mae", *long]
     assert " ".join(lines[2]) == "data=digits 4 2.500 ± 1.291 0.600 ± 0.141 (2 of 4)"
     assert " ".join(lines[3]) == "data=diabetes 1 no number 40.000"
 

@@ -38,7 +38,8 @@ def summarize(folders: Iterable[Path]) -> None:
         label = " ".join(word for word in key if word not in shared) or "all"
         cells = (_spread([run[name] for run in found if name in run]) for name in names)
         table.add_row(label, str(len(found)), *cells)
-    Console(width=max(100, Console().width)).print(table)
+    width = Console(width=10_000).measure(table).maximum  # a name that is cut says nothing
+    Console(width=width).print(table)
 
 
 def _spread(values: list[float | None]) -> str:
