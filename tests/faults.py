@@ -43,7 +43,7 @@ def forked(job: Callable[[], Any], out: Path) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        multiprocessing.util._exit_function()  # as any process that ends: it waits for those it has started
+        multiprocessing.util._exit_function()  # pyright: ignore[reportAttributeAccessIssue]  # as any process that ends: it waits for those it has started
         os._exit(code)
 
 

@@ -123,9 +123,19 @@ def test_a_tree_of_one_leaf_is_refused_with_the_words_of_the_command() -> None:
     [
         ("trainer.gradient_clip_val=1", "trainer.gradient_clip_val"),
         ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches"),
+        ("trainer.max_epochs=3", "trainer.max_epochs"),
+        ("trainer.max_steps=1", "trainer.max_steps"),
+        ("trainer.val_check_interval=1", "trainer.val_check_interval"),
+        ("trainer.precision=bf16-true", "trainer.precision"),
+        ("find_lr=true", "find_lr"),
+        ("find_batch_size=true", "find_batch_size"),
+        ("compile=true", "compile"),
+        ("scheduler=cosine", "scheduler"),
+        ("callbacks=ema", "callbacks.averaging"),
+        ("callbacks=swa", "callbacks.averaging"),
     ],
 )
-def test_settings_of_gradients_are_refused(tmp_path: Path, word: str, what: str) -> None:
+def test_settings_of_steps_are_refused(tmp_path: Path, word: str, what: str) -> None:
     with pytest.raises(UserError, match=f"Boosting is fitted to all rows at once: .* leave out {what}"):
         fitted(tmp_path, word)
 
@@ -139,3 +149,9 @@ def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_shares_of_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"leave out augment\.mix"):
         fitted(tmp_path, "augment=mixup")
+
+
+@pytest.mark.parametrize("option", ["head", "gradual", "lora"])
+def test_a_plan_for_parameters_is_refused(tmp_path: Path, option: str) -> None:
+    with pytest.raises(UserError, match="no parameters that learn step by step; take finetune=full"):
+        fitted(tmp_path, f"finetune={option}")

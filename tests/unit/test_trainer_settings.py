@@ -127,7 +127,7 @@ SMALL = "model=cnn model.stages=4 model.width=4 trainer.limit_train_batches=null
         ("trainer.val_check_interval=1000", "more than the 2 batches of an epoch"),
         (
             "trainer.check_val_every_n_epoch=null trainer.val_check_interval=7 trainer.max_epochs=3",
-            "more than the 6 batches of the run",
+            "more than the 6 batches of the whole run",
         ),
         ("trainer.limit_train_batches=0.001", "trainer.limit_train_batches=0.001 of 20 batches is none"),
         ("trainer.limit_val_batches=0.001", "trainer.limit_val_batches=0.001 of 5 batches is none"),

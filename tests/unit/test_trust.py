@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import pickle
 import sys
 import time
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +30,7 @@ from research.engine.build import make
 from research.engine.check import check
 from research.engine.errors import UserError
 from research.engine.launch import launch
+from research.engine.opened import _refuse_others
 from research.engine.pretrained import encoder, from_run, tokenizer
 from research.engine.record import write_config
 from research.engine.reopen import changes, pointed, reopened, saved_config
@@ -263,6 +266,20 @@ def test_an_escaped_reference_is_never_resolved(run: Path, monkeypatch: pytest.M
     assert make(cfg.loss) == {"x": word}
 
 
+def test_the_config_in_a_checkpoint_is_compared_as_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SECRET, "hush")
+    word = "${oc.env:" + SECRET + "}"
+    assert changes({"seed": word, "loss": {"_target_": "joblib.load"}}, opened(run, "train"))["seed"] == (word, 42)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", pickle.dumps(Path.cwd())], ids=["empty", "cut", "pickled"])
+def test_splits_that_are_no_numbers_are_told(run: Path, content: bytes) -> None:
+    (run / "splits.npz").write_bytes(content)
+    data: Any = SimpleNamespace(fingerprint="", ids={})
+    with pytest.raises(UserError, match=r"splits\.npz' cannot be read"):
+        _refuse_others(data, run, {"fingerprint": ""}, {})
+
+
 # what a command may open
 
 MISSING = {("data", "table"): ["data.target=y"], ("data", "hub"): ["data.name=x"]}
@@ -283,7 +300,7 @@ def test_a_name_is_allowed_by_a_config_folder_or_by_the_command(tmp_path: Path, 
     (tmp_path / "more/loss").mkdir(parents=True)
     (tmp_path / "more/loss/mine.yaml").write_text("_target_: mine.Loss\nx: [{y: {_target_: mine.Part}}]\n")
     (tmp_path / "more/broken.yaml").write_text("a: [")
-    typed = ["loss._target_=mine.Loss", "loss.x=[{_target_: mine.Part}]"]
+    typed = ["loss._target_='mine.Loss'", 'loss.x=[{_target_: "mine.Part"}]']
     assert "loss._target_=mine.Loss" in refusal(run)
     assert "loss.x.0._target_=mine.Part" in refusal(run, "evaluate", typed[0])
     assert opened(run, "evaluate", *typed).loss._target_ == "mine.Loss"

@@ -54,7 +54,7 @@ def _folder(source: str, path: str) -> Path:
         return Path(places[0])
     folder = Path(path.removeprefix("file://"))
     if not folder.is_dir():
-        raise UserError(f"{source}: there is no such folder; give one that holds groups, {source}/model/NAME.yaml say.")
+        raise UserError(f"{source}: there is no such folder; give one with options in it, model/NAME.yaml say.")
     return folder.resolve()
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from omegaconf import DictConfig
@@ -69,7 +70,10 @@ def opened(cfg: DictConfig, folder: Path, *, cached: bool, read: bool = True) ->
 def _refuse_others(data: Data, folder: Path, made_with: dict[str, Any], changed: Changes) -> None:
     """Raises a UserError for rows that are not the run's own, or not split as they were: train rows would be tested."""
     splits = folder / "splits.npz"
-    before = dict(np.load(splits)) if splits.is_file() else {}
+    try:
+        before = dict(np.load(splits, allow_pickle=False)) if splits.is_file() else {}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise UserError(f"'{splits}' cannot be read: {error}.") from error
     same = all(np.array_equal(rows, data.ids[name].numpy()) for name, rows in before.items())
     if same and data.fingerprint == made_with["fingerprint"]:
         return

@@ -109,7 +109,7 @@ class Channel:
 
     def _store(self) -> Any:
         """Torch's store: torchrun has one, else the first process has."""
-        from torch.distributed import DistNetworkError, TCPStore
+        from torch.distributed import DistNetworkError, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         master = self.place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
@@ -134,7 +134,7 @@ class Channel:
 
     def _renew(self) -> None:
         """Has torch meet in another store: that of torchrun still has the addresses of the processes before these."""
-        from torch.distributed import TCPStore
+        from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
         if self.place.rank == 0:
             address = os.environ["MASTER_ADDR"]
@@ -201,7 +201,7 @@ def open_channel(place: Place) -> Channel:
 
 def _as_torchrun(place: Place) -> None:
     """Has torch find what it needs where torchrun would have put it."""
-    from lightning.fabric.plugins.environments import SLURMEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     env = os.environ
     env |= {"RANK": str(place.rank), "LOCAL_RANK": env["SLURM_LOCALID"], "GROUP_RANK": env["SLURM_NODEID"]}

@@ -175,7 +175,7 @@ def _parsed(word: str) -> Override | None:
 
 
 def _of_word(word: Override) -> Iterator[str]:
-    value = word._value
+    value = None if word.is_sweep_override() else word.value()
     if word.key_or_group.split(".")[-1] == TARGET:
         yield str(value)
     yield from (str(named) for _, named in _named(value))
