@@ -64,7 +64,7 @@ def test_callbacks_may_be_stacked(tmp_path: Path) -> None:
     parts = build(quick("callbacks=[default,ema]"), tmp_path)
     callbacks: list[Any] = vars(parts.trainer)["callbacks"]
     kinds = [type(callback).__name__ for callback in callbacks]
-    assert kinds.count("EarlyStopping") == kinds.count("EMAWeightAveraging") == 1
+    assert kinds.count("EarlyStopping") == kinds.count("Ema") == 1
 
 
 @pytest.mark.parametrize(

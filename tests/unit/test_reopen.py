@@ -21,7 +21,7 @@ from research.engine.errors import UserError
 from research.engine.record import held
 from research.engine.reopen import changes, pointed, quoted, reopened, saved_config
 
-LATE = "lightning.pytorch.callbacks.RichProgressBar"
+LATE = "research.engine.schedules.LearningRate"
 CHOICES = {"model": "mlp", "optimizer": "adam", "data": "digits", "trainer": "default", "callbacks": "default"}
 
 
