@@ -117,7 +117,7 @@ def test_a_network_is_pretrained_and_then_fine_tuned(command: Command) -> None:
         "train", 'pretrain=["model=masked_bert","seed=x"]', *words, folder=run.folder.with_name("b"), ok=False
     )
     assert failed.code == 1
-    assert "seed=x is not an integer" in failed.out
+    assert "seed=x: input should be a valid integer" in failed.out
     assert "the run before this one failed with code 2" in failed.out
 
 

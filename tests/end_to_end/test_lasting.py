@@ -46,7 +46,8 @@ SEED = int(os.environ.get("KILL_SEED", time.time_ns() % 10**6))
 def started(folder: Path, *words: str, fault: Callable[[], Any] = lambda: None) -> int:
     """A run in a process of its own: a new one, or the one in the folder that goes on."""
     where = f"resume={folder}" if (folder / "run.json").exists() else f"hydra.run.dir={folder}"
-    settings = () if where.startswith("resume") else words
+    # a class that conf/ does not name is typed again: what comes out of a folder names none
+    settings = [word for word in words if "_target_=" in word] if where.startswith("resume") else words
 
     def job() -> None:
         fault()

@@ -13,6 +13,7 @@ from scripted import Scripted
 pytestmark = pytest.mark.slow
 
 NAN, INF = float("nan"), float("inf")
+AGAIN = "metrics.odd._target_=scripted.Rising"  # what conf/ does not name, for a run that goes on
 FAST = (*QUIET, "trainer.num_sanity_val_steps=0", "trainer.limit_train_batches=2", "logger=csv")
 
 
@@ -21,8 +22,8 @@ def watched(kind: str, *words: str) -> tuple[str, ...]:
 
 
 def run(folder: Path, values: list[float], *words: str) -> int:
-    """The exit code of a run, or of one that goes on, whose metric has these values."""
-    return ended(started(folder, *words, fault=lambda: Scripted.values.extend(values)))
+    """The exit code of a run, or of one that goes on, whose metric has these values; it is tried twice before."""
+    return ended(started(folder, *words, fault=lambda: Scripted.values.extend([0.0, 0.0, *values])))
 
 
 def strict(path: Path) -> Any:
@@ -64,7 +65,7 @@ def test_a_run_whose_monitor_never_had_a_number_fails_and_keeps_its_weights(tmp_
         assert "Traceback" not in out(folder)
         assert not (folder / "metrics.json").exists()
         assert not (folder / "checkpoints/best.ckpt").exists()
-        assert run(folder, []) == 1  # nothing is left to train, and it is no more finished than it was
+        assert run(folder, [], AGAIN) == 1  # nothing is left to train, and it is no more finished than it was
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
 
 
@@ -73,6 +74,6 @@ def test_a_run_whose_monitor_gets_a_number_later_goes_on(tmp_path: Path) -> None
     assert run(folder, [NAN, NAN], *words) == 1
     cfg = folder / "config.yaml"
     cfg.write_text(cfg.read_text().replace("max_epochs: 2", "max_epochs: 4"))
-    assert run(folder, [NAN, 0.5, 0.5, 0.5]) == 0, out(folder)
+    assert run(folder, [NAN, 0.5, 0.5, 0.5], AGAIN) == 0, out(folder)
     assert torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["epoch"] == 3
     assert strict(folder / "metrics.json")["test/odd"] == 0.5

@@ -111,9 +111,15 @@ def test_what_torchrun_starts_again_goes_on(tmp_path: Path, whole: Path) -> None
     assert_same_run(whole, run)
 
 
-@pytest.mark.parametrize("start", [PYTHON, TORCHRUN], ids=["python", "torchrun"])
-def test_each_run_of_a_sweep_has_its_processes(tmp_path: Path, whole: Path, start: tuple[str, ...]) -> None:
-    done = command(start, "src/train.py", "-m", "seed=42,43", *WORDS, f"hydra.sweep.dir={tmp_path}")
+def test_a_sweep_is_refused_where_processes_are_there_for_one_run(tmp_path: Path) -> None:
+    done = command(TORCHRUN, "src/train.py", "-m", "seed=42,43", *WORDS, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert done.returncode
+    assert done.stdout.count("error: -m gives each run processes of its own, and torchrun has started 2 for one") == 1
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_each_run_of_a_sweep_has_its_processes(tmp_path: Path, whole: Path) -> None:
+    done = command(PYTHON, "src/train.py", "-m", "seed=42,43", *WORDS, f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == 0, done.stdout
     first, second = sorted(path.parent for path in tmp_path.glob("*/run.json"))
     assert_same_run(whole, first)

@@ -150,7 +150,7 @@ def test_two_processes_make_one_run_with_the_metrics_of_one(command: Command, tm
 
 def test_averaged_weights_are_the_ones_scored(command: Command) -> None:
     for name in ("ema", "swa"):
-        run = command("train", f"callbacks={name}", "trainer.max_epochs=6", folder=None)
+        run = command("train", f"callbacks={name}", "trainer.max_epochs=8", folder=None)
         best = torch.load(run.folder / "checkpoints/best.ckpt", weights_only=True)
         key = "net.head.weight"
         assert not torch.equal(best["state_dict"][key], best["current_model_state"][key])

@@ -152,7 +152,7 @@ class Swa(Averaging):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._first_epoch = self.start_frac * training_length(trainer).epochs
-        self._within = position(trainer)[1] > 0
+        self._within = position(trainer)[1] > 0 and not trainer.is_last_batch
 
     def is_due(self, trainer: Trainer) -> bool:
         # at the last step of an epoch rather than at its end, which is after validation

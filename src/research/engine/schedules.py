@@ -60,8 +60,11 @@ def training_length(trainer: Trainer) -> TrainingLength:
     """
     loader: Any = trainer.train_dataloader or trainer.fit_loop.setup_data() or trainer.train_dataloader
     accumulate = trainer.accumulate_grad_batches
-    per_epoch = math.ceil(min(len(loader), trainer.num_training_batches) / accumulate)
+    num_batches = min(len(loader), trainer.num_training_batches)
+    per_epoch = math.ceil(num_batches / accumulate)
     epochs_done, batches = position(trainer)
+    if batches >= num_batches:  # only its validation is left, and Lightning has stepped the schedules before that
+        epochs_done, batches = epochs_done + 1, 0
     within = math.ceil(batches / accumulate)
     max_epochs, max_steps = trainer.max_epochs, trainer.max_steps
     epochs_end = math.inf if max_epochs is None or max_epochs < 0 else max_epochs * per_epoch

@@ -60,7 +60,7 @@ class Supervised(FitsMemory):
         )
         self.metrics = nn.ModuleDict({"val": made.clone("val/"), "test": made.clone("test/")})
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
-        self.train_loss = torch.zeros(())  # of this epoch so far: summed over rows
+        self.train_loss = self._zero()  # of this epoch so far: summed over rows
         self.train_weight: Weight = 0  # what their mean divides by
         self.logged = {"train/loss", "train/loss_step", "val/loss", *made.clone("val/")}
 
@@ -114,11 +114,11 @@ class Supervised(FitsMemory):
         self.train_loss = self.train_loss.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        self.train_loss, self.train_weight = torch.zeros((), device=self.device), 0
+        self.train_loss, self.train_weight = self._zero(), 0
 
     def on_train_epoch_end(self) -> None:
         loss, weight = self._all_seen()
-        self.log("train/loss", loss / (weight or 1), sync_dist=True, logger=bool(self.trainer.loggers))
+        self.log("train/loss", (loss / (weight or 1)).float(), sync_dist=True, logger=bool(self.trainer.loggers))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seen"] = self._all_seen()
@@ -127,11 +127,14 @@ class Supervised(FitsMemory):
         if self.global_rank == 0:
             self.train_loss, self.train_weight = checkpoint["seen"]
 
+    def _zero(self) -> Tensor:
+        """A sum to begin with, in double precision: in which order its terms are added must not show in a loss."""
+        return torch.zeros((), dtype=torch.float32 if self.device.type == "mps" else torch.float64, device=self.device)
+
     def _all_seen(self) -> tuple[Tensor, float]:
         """Return the sum of the losses of all processes in this epoch so far, and what their mean divides by."""
         strategy: Any = self.trainer.strategy
-        weight = torch.as_tensor(self.train_weight, dtype=torch.float64 if self.device.type != "mps" else None)
-        weight = strategy.reduce(weight.to(self.device), reduce_op="sum")
+        weight = strategy.reduce(self._zero() + self.train_weight, reduce_op="sum")
         return strategy.reduce(self.train_loss.clone(), reduce_op="sum"), weight.item()
 
     def on_validation_start(self) -> None:
