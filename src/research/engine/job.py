@@ -160,7 +160,8 @@ def run(name: str, cfg: DictConfig, folder: Path) -> tuple[int, float | None]:
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, must not hide what is told
     asked.listen()
     try:
-        return 0, getattr(import_module(f"research.engine.{name}"), name)(cfg, folder)
+        with asked.before_errors():
+            return 0, getattr(import_module(f"research.engine.{name}"), name)(cfg, folder)
     except Stopped as stopped:
         return tell_failure(stopped, folder, further=name == "train"), None
     except Exception as error:

@@ -47,13 +47,10 @@ def launch(name: str) -> None:
         sys.stdout.reconfigure(errors="replace")
     asked.listen()
     try:
-        _launch(name)
+        with asked.before_errors():
+            _launch(name)
     except Stopped as stopped:  # before a job, or between the jobs of a sweep
         sys.exit(_left(stopped.code))
-    except Exception:
-        if not asked.number:
-            raise
-        sys.exit(_left(SIGNAL + asked.number))  # a library that the signal broke into failed in its own way
     except SystemExit as left:
         sys.exit(_left(left.code))
     finally:

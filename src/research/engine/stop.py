@@ -13,6 +13,8 @@ from multiprocessing import active_children
 from threading import Thread
 from types import FrameType
 
+from research.engine.errors import UserError
+
 POLL_S = 0.5  # how often a process looks whether the one that it serves still lives
 SIGNAL = 128  # an exit code above it tells of a signal
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -70,6 +72,24 @@ class Asked:
         """
         if self.number and not self.patient:
             raise Stopped(self.number)
+
+    @contextmanager
+    def before_errors(self) -> Iterator[None]:
+        """Take an error that comes after a signal for its effect: the signal may have broken into a library's work.
+
+        A mistake of the user stays one.
+
+        Raises:
+            Stopped: an error came after a signal.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if self.number is None:
+                raise
+            raise Stopped(self.number) from error
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from research.engine.errors import UserError, said
 from research.engine.job import tell_failure
 from research.engine.record import ROOT, Record, held, recorded
 from research.engine.reopen import Changes, changes, record_of, saved_config
-from research.engine.stop import Stopped
+from research.engine.stop import Stopped, asked
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def train(cfg: DictConfig, folder: Path, like: dict[str, Any] | None = None) -> 
         UserError: parts that cannot work, or a run that cannot go on as asked.
     """
     if ranks.FOLDER in os.environ:
-        with ranks.together(folder, log.error):
+        with ranks.together(folder, log.error), asked.before_errors():
             return _run(cfg, folder, None, record_of(folder)["was"])
     with held(folder):
         earlier, changed = None, {}
@@ -64,7 +64,7 @@ def train(cfg: DictConfig, folder: Path, like: dict[str, Any] | None = None) -> 
                 tell_failure(error, folder)
 
             ranks.hand_over(folder)
-            with ranks.together(folder, give_up):
+            with ranks.together(folder, give_up), asked.before_errors():
                 return _run(cfg, folder, record, record.content["was"])
 
 
