@@ -347,7 +347,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(tmp_path: Path, whol
     assert "step 27, batch 7 of epoch 1 (rows " in said
     assert "the loss is nan, of predictions that are all finite. No weight has seen it." in said
     found = last(run)
-    assert found["global_step"] == 27
+    assert found["global_step"] in (24, 27)  # a save that is due while the last one is being written is left out
     assert all(torch.isfinite(value).all() for value in found["state_dict"].values())
     finished(run)
     assert_same_run(whole, run)

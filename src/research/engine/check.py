@@ -120,7 +120,7 @@ def _tried(make: Callable[[], T]) -> tuple[T | None, Words]:
     except UserError as error:
         return None, list(error.problems)
     except Exception as error:  # whatever a yaml file can be wrong in
-        return None, [" ".join(str(error).split())]
+        return None, [" ".join(str(error).split()) or type(error).__name__]
 
 
 def _variants(groups: list[Words]) -> Iterator[Words]:

@@ -81,6 +81,7 @@ def _launch(name: str) -> None:
     try:
         job, primary = _job(name, args, here)
     except UserError as error:
+        asked.heed()  # a signal may have broken into the check
         if not ranks.rank():
             _tell(error.problems)
         else:  # torchrun ends all when one has failed, and the first is to tell before
@@ -169,7 +170,8 @@ def _called(job: Job, primary: str) -> int:
     """Lets Hydra compose the configs and call the job; gives the exit code for what goes wrong outside of the job."""
     os.environ[FULL] = "1"  # has Hydra hand on what goes wrong
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary)(job)()
+        with asked.before_errors():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary)(job)()
         return 0
     except RunFailed:  # the sweeper gave up
         return 1
