@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -107,6 +108,29 @@ def cut(make: Make, name: str, share: float = 0.5) -> Make:
         (folder / name).write_bytes(content[: int(len(content) * share)])
 
     return made
+
+
+def archive(name: str, *inside: str) -> Make:
+    """A zip of tables."""
+
+    def make(folder: Path) -> None:
+        with ZipFile(folder / name, "w") as file:
+            for each in inside:
+                table(name=each)(folder)
+                file.write(folder / each, each)
+                (folder / each).unlink()
+
+    return make
+
+
+def array(lines: str, name: str) -> Make:
+    """The rows of a file of JSON Lines as one array."""
+
+    def make(folder: Path) -> None:
+        rows = [json.loads(line) for line in (folder / lines).read_text().splitlines()]
+        (folder / name).write_text(json.dumps(rows, indent=1))
+
+    return make
 
 
 def photos(root: str = "photos", num: int = 20, classes: tuple[str, ...] = ("cat", "dog"), seed: int = 0) -> Make:

@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 
 from research.data.columns import MAX_DISTINCT, Scan, as_text, encode, plain
 from research.data.spec import Column
-from research.data.splits import SPLITS, Listing, Rules, assign, without_copies
+from research.data.splits import SPLITS, Listing, Rules, assign
 from research.engine.errors import UserError
 
 MISSING = pa.array(["", "NA"])
@@ -324,22 +324,3 @@ def test_stratified_splits_keep_the_shares_of_classes(classes: int, num: int, se
     for part in ids.values():
         counts = torch.bincount(y[part], minlength=classes)
         assert counts.max() - counts.min() <= 2
-
-
-@given(num=st.integers(2, 80), distinct=st.integers(1, 200), seed=st.integers(0, 99))
-@fast
-def test_no_row_of_a_split_is_also_in_another_without_copies(num: int, distinct: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    identity = random.integers(0, distinct, num + 2).astype(np.uint64)
-    order = torch.from_numpy(random.permutation(num + 2))
-    train, val, test = order.split([num - num // 3, num // 3 + 1, 1])
-    ids = {"train": train, "val": val, "test": test}
-    kept, gone = without_copies(ids, identity)
-    held = {name: set(identity[part.numpy()].tolist()) for name, part in kept.items()}
-    assert not held["train"] & held["val"]
-    assert not (held["train"] | held["val"]) & held["test"]
-    assert set.union(*held.values()) == set(identity.tolist())
-    assert torch.equal(kept["test"], ids["test"])
-    assert gone == {name: len(ids[name]) - len(kept[name]) for name in ("val", "train")}
-    if len(set(identity.tolist())) == len(identity):
-        assert sum(gone.values()) == 0

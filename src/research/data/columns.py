@@ -1,9 +1,10 @@
 """Columns of a table: what each holds, found over the whole file, and its cells as numbers.
 
-A cell becomes a float: a number as it is, a boolean 0 or 1, a date its days since 1970, a category its code; NaN where
-it is missing, -1 for a category that is not known.
+A cell becomes a float: a number less the offset of its column, a boolean 0 or 1, a category its code; a date becomes
+several (`dates.py`). NaN stands for what is missing, -1 for a category that is not known.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute
 from pandas.core.util.hashing import hash_array
 
+from research.data import dates
+from research.data.forms import Form, Forms
 from research.data.spec import Column
 from research.engine.errors import UserError
 
@@ -30,6 +33,10 @@ ZONE = r"(Z|[+-]([01]\d|2[0-3])(:?[0-5]\d)?)"  # without one, a time is taken as
 TIME = rf"[ T]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?{ZONE}?"
 DATE = rf"^\d{{4}}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])({TIME})?$"
 EXACT = 2.0**53  # up to here a double holds every whole number
+HALF = 0.5  # of the cells: fewer that are numbers make no column of numbers with marks for what is missing
+MANY = 20  # different numbers, from which on they measure
+FEW = 5  # texts among numbers: marks for what is missing, not more of what is there
+FAR = 100  # times as far from zero as numbers are apart: float32 would lose what they differ in
 
 
 @dataclass
@@ -49,18 +56,33 @@ class Scan:
     whole: bool = True  # whether all numbers are
     ascending: bool = True  # whether each number is larger than the one before
     last: float = -np.inf
+    forms: Forms = field(default_factory=Forms)  # of the other cells
+    num_pointed: int = 0  # numbers with a point in texts
+    num_by_thousands: int = 0  # of which the points may be between thousands
+    has_time: bool = False  # of dates
+    form: Form = field(default_factory=Form)  # by which the cells are read that are added
 
     def add(self, column: pa.Array) -> None:
         """Takes in the next cells, as `plain` gives them."""
+        if self.form:
+            column = self._read(column)
         there = column.drop_null()
         self.num_missing += len(column) - len(there)
         if self.first_missing is None and len(there) < len(column):
             self.first_missing = self.num_rows + int(np.flatnonzero(_numpy(pc.is_null(column)))[0])
+        odd = pa.array(np.ones(len(there), dtype=bool))
         for kind, fits in _kinds(there):
+            odd = pc.and_not(odd, fits)
             self.num_of[kind] += pc.sum(fits).as_py() or 0
             if kind not in self.first_not and pc.any(pc.invert(fits)).as_py():
                 at = np.flatnonzero(~_numpy(pc.fill_null(_fits_at(column, kind), True)))[0]
                 self.first_not[kind] = self.num_rows + int(at), str(column[int(at)].as_py())
+        if pa.types.is_string(there.type):
+            self.forms.add(there.filter(odd))
+            pointed = there.filter(pc.match_substring_regex(there, r"^[+-]?\d+\.\d+$"))
+            self.num_pointed += len(pointed)
+            self.num_by_thousands += pc.sum(pc.match_substring_regex(pointed, r"^[+-]?\d{1,3}\.\d{3}$")).as_py() or 0
+        self._add_dates(there)
         if len(numbers := _numbers(there)):
             if self.first_endless is None and np.abs(numbers).max() > LARGEST:
                 row = int(np.flatnonzero(np.abs(_values(column, "numeric", ends=False)[0]) > LARGEST)[0])
@@ -84,13 +106,72 @@ class Scan:
     def distinct(self) -> int:
         return MAX_DISTINCT + 1 if self.counts is None else len(self.counts)
 
+    def _add_dates(self, there: pa.Array) -> None:
+        if pa.types.is_string(there.type):
+            dated = there.filter(_fits_at(there, "date"))
+            self.has_time |= bool(pc.any(pc.match_substring_regex(dated, f"{TIME}$")).as_py())
+            ends = pc.min_max(dated)  # which are in the order of time
+            there = pa.array([end for end in ends.as_py().values() if end], pa.string())
+        elif pa.types.is_timestamp(there.type):
+            self.has_time |= bool(pc.any(pc.not_equal(pc.floor_temporal(there, unit="day"), there)).as_py())
+        else:
+            return
+        days = _values(there, "date")[0] if len(there) else np.empty(0)
+        if len(days := days[~np.isnan(days)]):
+            self.low, self.high = min(self.low, days.min()), max(self.high, days.max())
+
+    def _read(self, column: pa.Array) -> pa.Array:
+        values = self.form.read(column)
+        wrong = _numpy(pc.and_(pc.is_null(values), pc.is_valid(column)))
+        kind = "date" if self.form.date else "numeric"
+        if wrong.any() and kind not in self.first_not:
+            at = int(np.flatnonzero(wrong)[0])
+            self.first_not[kind] = self.num_rows + at, str(column[at].as_py())
+        return values
+
     @property
     def kind(self) -> str:
         """The kind that all cells are of, or nearly all; `categorical` when there is none."""
+        dated = self.forms.date(None)[1]
+        more = {"numeric": self.forms.num_numbers if self.forms.number("") else 0, "date": dated}
         for kind in ("boolean", "numeric", "date"):
-            if self.num_there and self.num_of[kind] >= MOSTLY * self.num_there:
+            if self.num_there and self.num_of[kind] + more.get(kind, 0) >= MOSTLY * self.num_there:
                 return kind
         return "categorical"
+
+    def written(self, kind: str, decimal: str, day_first: bool | None) -> Form:
+        """How the cells are written, as far as it is not plain.
+
+        Args:
+            kind: of the column.
+            decimal: the mark of the file's numbers, empty where it is not known.
+        """
+        if kind == "date":
+            return self.forms.date(day_first)[0] or Form()
+        if kind != "numeric":
+            return Form()
+        if self.num_pointed - self.num_by_thousands > self.forms.num_commas:
+            return Form()  # a comma is the mistake then
+        if self.forms.num_numbers:
+            return self.forms.number(decimal) or Form()
+        by_thousands = self.num_pointed and self.num_pointed == self.num_by_thousands
+        return Form(",") if decimal == "," and by_thousands else Form()
+
+    @property
+    def marks(self) -> list[str]:
+        """The few texts among numbers that seem to stand for what is missing; most frequent first."""
+        numbers = self.num_of["numeric"] + self.forms.num_numbers
+        if self.counts is None or self.kind != "categorical" or numbers < HALF * self.num_there:
+            return []
+        texts = [text for text, _ in self.counts.most_common() if not re.search(r"\d", text)]
+        return texts if len(texts) <= FEW and self.distinct - len(texts) > MANY else []
+
+    @property
+    def offset(self) -> float:
+        """What to take off the numbers so that float32 holds what they differ in; a whole number, mostly 0."""
+        far = max(abs(self.low), abs(self.high))
+        is_far = np.isfinite(far) and far > FAR * (self.high - self.low) > 0
+        return float(np.floor((self.low + self.high) / 2)) if is_far else 0.0
 
 
 def plain(array: Any, name: str, missing: pa.Array) -> pa.Array:
@@ -143,12 +224,30 @@ def encode(columns: Sequence[Column], cells: dict[str, pa.Array]) -> tuple[np.nd
     num_rows = len(next(iter(cells.values())))
     x = np.full((num_rows, len(columns)), np.nan, dtype=np.float64)
     wrong: list[tuple[int, str]] = []
+    read: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # dates, of which there are several columns
     for index, column in enumerate(columns):
-        cell = cells[column.name]
-        x[:, index], fits = _codes(cell, column) if column.kind == "categorical" else _values(cell, column.kind)
-        for row in np.flatnonzero(~fits):
-            wrong.append((int(row), f"column '{column.name}': {cell[int(row)].as_py()!r} is not {_A[column.kind]}"))
+        cell = cells[column.cell]
+        if column.kind == "categorical":
+            x[:, index] = _codes(cell, column)
+            continue
+        if is_new := column.cell not in read:
+            read[column.cell] = _values(cell, column.kind, form=form_of(column))
+        values, fits = read[column.cell]
+        x[:, index] = (dates.part_of(values, column.part) if column.part else values) - column.offset
+        for row in np.flatnonzero(~fits) if is_new else ():
+            wrong.append((int(row), f"column '{column.cell}': {cell[int(row)].as_py()!r} is not {_needed(column)}"))
     return x, sorted(wrong)
+
+
+def form_of(column: Column) -> Form:
+    """How the cells of a column are written."""
+    return Form(column.decimal, column.units, column.date_format)
+
+
+def _needed(column: Column) -> str:
+    if form := form_of(column):
+        return f"as in training: {form}"
+    return _A[column.kind]
 
 
 class Unseen:
@@ -165,7 +264,7 @@ class Unseen:
                 continue
             self.num[column.name] += int(there.sum())
             told = self.examples.setdefault(column.name, [])
-            new = as_text(cells[column.name]).filter(pa.array(there)).unique()[: NUM_EXAMPLES + len(told)].to_pylist()
+            new = as_text(cells[column.cell]).filter(pa.array(there)).unique()[: NUM_EXAMPLES + len(told)].to_pylist()
             told += [text for text in new if text not in told][: NUM_EXAMPLES - len(told)]
 
     def told(self) -> list[str]:
@@ -181,15 +280,19 @@ class Unseen:
 _A = {"numeric": "a finite number", "boolean": "true or false", "date": "a date (2026-01-31)", "categorical": "a text"}
 
 
-def _codes(cell: pa.Array, column: Column) -> tuple[np.ndarray, np.ndarray]:
+def _codes(cell: pa.Array, column: Column) -> np.ndarray:
     found = pc.index_in(as_text(cell), value_set=pa.array(column.categories, pa.string()))
     codes = _numpy(pc.fill_null(found, -1)).astype(np.float64)
     codes[_numpy(pc.is_null(cell))] = np.nan
-    return codes, np.ones(len(codes), dtype=bool)
+    return codes
 
 
-def _values(cell: pa.Array, kind: str, ends: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def _values(cell: pa.Array, kind: str, ends: bool = True, form: Form | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Numbers, NaN where missing; and whether each cell was missing or of the kind, and (`ends`) finite."""
+    if form and pa.types.is_string(cell.type):
+        read = form.read(cell)
+        values, fits = _values(read, kind, ends)
+        return values, fits & _numpy(pc.or_(pc.is_null(cell), pc.is_valid(read)))
     fits = _numpy(pc.fill_null(_fits_at(cell, kind), True)).copy()
     cell = pc.if_else(pa.array(fits), cell, None)
     if kind == "boolean" and pa.types.is_string(cell.type):

@@ -1,20 +1,22 @@
 """The base of datasets that are files of the user: where they are, how rows are split, what is looked at first."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from research.data import honesty
 from research.data.base import Data
-from research.data.files import HUB, hub, hub_splits, listed, locate
+from research.data.dialect import Dialect, dialect_of
+from research.data.files import HUB, hub, hub_splits, is_text, listed, locate
 from research.data.splits import SPLITS, Listing, Rules, assign
 from research.engine.errors import UserError
-from research.engine.values import Fractions, NonNegativeInt, PositiveInt, Seed
+from research.engine.values import Delimiter, Fractions, NonNegativeInt, PositiveInt, Seed
 
+Source = tuple[int, str, str]  # of rows: the index of their split or -1, the path, the split on the hub
 HUB_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
 
 
@@ -29,10 +31,14 @@ class FileData(Data):
         split_seed: of the split alone, so that runs over seeds share one test set.
         stratify: keep the proportions of classes.
         folds, fold: cross-validation: test on part `fold`, of parts 0 to `folds` - 1.
-        duplicates: `drop` rows of train that are also in val or test, or `keep` them.
+        duplicates: `drop` copies of rows of val or test from train, or `keep` them.
+        unlabelled: rows without a target are an `error`, or `drop` leaves them out.
         checks: whether the data is looked at for what makes a number mean less than it says.
         balanced: draw training rows so that each class comes equally often.
         cache: the folder and size of what is computed from files once.
+        delimiter: between the cells of text; None to see it in the file, as with the next two.
+        encoding: of text.
+        header: whether the first line of text names the columns.
     """
 
     def __init__(
@@ -48,9 +54,13 @@ class FileData(Data):
         folds: PositiveInt | None,
         fold: NonNegativeInt,
         duplicates: Literal["drop", "keep"],
+        unlabelled: Literal["error", "drop"],
         checks: bool,
         balanced: bool,
         cache: dict[str, Any] | None,
+        delimiter: Delimiter | None,
+        encoding: str | None,
+        header: bool | None,
         shuffle: bool,
         seed: int,
     ) -> None:
@@ -58,9 +68,11 @@ class FileData(Data):
         self.special: dict[str, str | None] = {}  # columns: group, time, split
         self.path, self.files = path, {"train": train, "val": val, "test": test}
         self.rules = Rules(fractions, split_seed, stratify, folds, fold)
-        self.duplicates, self.checks, self.balanced, self.cache = duplicates, checks, balanced, cache
+        self.duplicates, self.unlabelled, self.checks = duplicates, unlabelled, checks
+        self.balanced, self.cache = balanced, cache
+        self.given = Dialect(delimiter, encoding, header)
 
-    def sources(self) -> list[tuple[int, str, str]]:
+    def sources(self) -> list[Source]:
         """Of each file or folder: the index of its split, or -1 for rows that are to be split; its path; hub split.
 
         Raises:
@@ -104,7 +116,7 @@ class FileData(Data):
         return sorted((HUB_NAMES[name], self.path, name) for name in names if name in HUB_NAMES)
 
     @staticmethod
-    def _tested(named: dict[str, str]) -> tuple[int, str, str]:
+    def _tested(named: dict[str, str]) -> Source:
         """The source of a run that is opened on other rows: all of a file, and of a hub dataset its test split."""
         if len(named) != 1:
             given = ", ".join(f"data.{name}={path}" for name, path in named.items())
@@ -122,6 +134,33 @@ class FileData(Data):
             )
         return 2, path, split
 
+    @property
+    def dialect(self) -> Dialect:
+        """What is known of how files of text are written."""
+        before = self.fitted.file if self.fitted else None
+        if not before:
+            return replace(self.given, names=self.expected)
+        headless = before["header"] is False and self.given.header is None
+        return replace(self.given, names=self.expected, header=False if headless else self.given.header)
+
+    @property
+    def expected(self) -> tuple[str, ...]:
+        """Names of columns that a file has to have."""
+        return ()
+
+    def assumed(self, sources: list[Source]) -> dict[str, Any] | None:
+        """Says how files of text are read where that is not plain; returns it, of the first file, to be recorded."""
+        found = []
+        for _, path, _ in sources:
+            if path.startswith(HUB):
+                continue
+            for file in listed(Path(path)):
+                if is_text(file):
+                    found.append(dialect_of(file, self.dialect))
+        for text in dict.fromkeys(text for seen in found for text in seen.told):
+            honesty.warn(self.findings, "%s", text)
+        return found[0].plain if found else None
+
     def content(self) -> str:
         """A hash of what the sources hold."""
         found = hashlib.sha256()
@@ -138,27 +177,46 @@ class FileData(Data):
     def divide(self, listing: Listing) -> dict[str, Tensor]:
         """Sorted row ids of each split, without copies across them. Raises UserError as `assign` does."""
         if self.fitted:
-            return {"test": torch.arange(len(listing.y))}
-        ids = assign(listing, self.rules)
+            return {"test": self._labelled(listing)}
+        ids = self._assigned(listing)
         if self.duplicates == "drop" and listing.identity is not None:
             ids = honesty.drop_copies(ids, listing, self.findings)
         if self.checks and listing.classes:
             honesty.check_classes(listing.classes, {name: listing.y[part] for name, part in ids.items()}, self.findings)
         return ids
 
+    def _labelled(self, listing: Listing) -> Tensor:
+        """Ids of the rows that have a target; says how many have none."""
+        labelled = (listing.y >= 0 if listing.classes else ~listing.y.isnan().any(1)).nonzero().squeeze(1)
+        if lacking := len(listing.y) - len(labelled):
+            honesty.warn(self.findings, "%d of %d rows have no target and are left out", lacking, len(listing.y))
+        return labelled
 
-def given_of(sources: list[tuple[int, str, str]], sizes: list[int]) -> np.ndarray[Any, Any] | None:
+    def _assigned(self, listing: Listing) -> dict[str, Tensor]:
+        """The split of the rows that have a target."""
+        labelled = self._labelled(listing)
+        if len(labelled) == len(listing.y):
+            return assign(listing, self.rules)
+        at = labelled.numpy()
+        marks = {
+            name: value[at] for name in ("given", "group", "time") if (value := getattr(listing, name)) is not None
+        }
+        ids = assign(Listing(listing.y[labelled], listing.classes, **marks), self.rules)
+        return {name: labelled[part] for name, part in ids.items()}
+
+
+def given_of(sources: list[Source], sizes: list[int]) -> np.ndarray[Any, Any] | None:
     """(N,) the split of each row, or None where rows are to be split."""
     if sources[0][0] < 0:
         return None
     return np.repeat(np.array([given for given, _, _ in sources], dtype=np.int8), sizes)
 
 
-def place_of(sources: list[tuple[int, str, str]], sizes: list[int], row: int) -> str:
+def place_of(sources: list[Source], sizes: list[int], dialect: Dialect, row: int) -> str:
     """Where a row is that was counted over all sources, in words."""
     for (_, path, split), size in zip(sources, sizes, strict=True):
         if row < size:
-            return locate(path, row, split)
+            return locate(path, row, split, dialect)
         row -= size
     raise IndexError(row)
 

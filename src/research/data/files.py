@@ -1,7 +1,8 @@
 """Files of rows, read as a stream of Arrow batches, with messages that say where a file is wrong.
 
-CSV and TSV (cells as text, see `columns.py`), JSON Lines, Parquet, a folder of one of them, a dataset of the Hugging
-Face hub, standard input. pyarrow reads in constant memory and knows the row of a mistake; `datasets` opens the hub.
+Text with a mark between cells (cells as text, see `columns.py`; `dialect.py` sees how it is written), JSON, Parquet, a
+folder of one of them, a dataset of the Hugging Face hub, standard input. pyarrow reads in constant memory and knows the
+row of a mistake; `datasets` opens the hub.
 """
 
 import csv
@@ -14,53 +15,62 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from select import select
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
+from research.data.dialect import DELIMITERS, Dialect, dialect_of, inner_name, open_file
 from research.engine.errors import UserError
 
-KINDS = {".csv": ",", ".tsv": "\t", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
+KINDS = {
+    **dict.fromkeys(DELIMITERS, "text"),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
+    ".parquet": "parquet",
+}
 BLOCK_BYTES = 4 << 20
 BLOCK_ROWS = 1 << 14
 NOT_UTF8 = "it is not UTF-8; convert it, iconv -f latin1 -t utf-8 say."
+NOT_READ = "it is not {}; data.encoding=... names another, latin-1 or utf-16 say."
+USUAL = Dialect()
 WAIT_S = 0.1  # for standard input, before it is asked whether anybody still wants it
 HUB = "hub:"  # what a path begins with that names a dataset of the hub, `hub:ag_news`
 
 
-def batches(path: str, split: str = "train") -> Iterator[pa.RecordBatch]:
+def batches(path: str, split: str = "train", dialect: Dialect = USUAL) -> Iterator[pa.RecordBatch]:
     """The rows of a file, a folder of files (in the order of their names), a hub dataset or standard input (`-`).
 
     Args:
         split: of a hub dataset.
+        dialect: what is known of how text is written.
 
     Raises:
         UserError: nothing there, not readable, or not well formed; with the file, the line and the column.
     """
     if path == "-":
-        yield from _named(_standard_input(), "standard input")
+        yield from _named(_standard_input(dialect), "standard input", dialect)
         return
     if path.startswith(HUB):
         yield from _hub(path, split)
         return
     names: list[str] | None = None
     for file in listed(Path(path)):
-        for batch in _of_file(file):
+        for batch in _of_file(file, dialect):
             names = names or batch.schema.names
             if batch.schema.names != names and sorted(batch.schema.names) != sorted(names):
                 raise UserError(f"'{file}' has the columns {_list(batch.schema.names)}; before it: {_list(names)}.")
             yield batch.select(names)
 
 
-def _standard_input() -> Iterator[pa.RecordBatch]:
+def _standard_input(dialect: Dialect) -> Iterator[pa.RecordBatch]:
     """By a thread: where pyarrow waits for input, this process would hear no signal before the input's end."""
     source = _Waiting(sys.stdin.fileno())
     with ThreadPoolExecutor(1) as thread:
         try:
-            stream = _csv(pa.PythonFile(source, mode="r"), ",")
+            stream = _text(pa.PythonFile(source, mode="r"), dialect)
             while (batch := thread.submit(next, stream, None).result()) is not None:
                 yield batch
         finally:
@@ -217,7 +227,7 @@ def listed(path: Path) -> list[Path]:
     if path.is_file():
         if _kind(path) is None:
             raise UserError(
-                f"'{path}' is not of a kind that is read: {', '.join(KINDS)}; all but .parquet also as .gz."
+                f"'{path}' is not of a kind that is read: {', '.join(KINDS)}; all but .parquet also as .gz or .zip."
             )
         found = [path]
     else:
@@ -233,69 +243,76 @@ def listed(path: Path) -> list[Path]:
     return found
 
 
-def locate(path: str, row: int, split: str = "train") -> str:
+def locate(path: str, row: int, split: str = "train", dialect: Dialect = USUAL) -> str:
     """Where the row of a stream is, in words: `houses.csv, line 18`. Rows count from 0, over all files."""
     if path == "-" or path.startswith(HUB):
         return f"row {row + 1}" + (f" of {split}" if path != "-" else "")
     for file in listed(Path(path)):
-        lines = _lines(file)
+        lines = _lines(file, dialect)
         if row < len(lines):
             return f"{file.name}, {'row' if _kind(file) == 'parquet' else 'line'} {lines[row]}"
         row -= len(lines)
     return f"row {row + 1}"
 
 
-def _lines(file: Path) -> list[int]:
-    """The line that each row begins on; of a Parquet file, its number."""
+def _lines(file: Path, dialect: Dialect) -> list[int]:
+    """The line that each row begins on; of a Parquet file or a JSON array, its number."""
     kind = _kind(file)
     if kind == "parquet":
         import pyarrow.parquet
 
         return list(range(1, pyarrow.parquet.ParquetFile(file).metadata.num_rows + 1))
     if kind == "json":
-        with _open(file) as stream:
-            return [number for number, line in enumerate(stream, 1) if line.strip()]
-    lines, before = [], 0
-    with _cells(file) as reader:
+        return [number for number, _ in _objects(file)]
+    seen, lines, before = dialect_of(file, dialect), [], 0
+    with _cells(file, seen) as reader:
         for cells in reader:
-            lines += [before + 1] if cells else []
+            lines += [before + 1] if cells and before >= seen.skip else []
             before = reader.line_num
-    return lines[1:]
+    return lines[1:] if seen.header else lines
 
 
 def _kind(file: Path) -> str | None:
-    kind = KINDS.get(Path(file.stem).suffix.lower() if file.suffix == ".gz" else file.suffix.lower())
-    return None if kind == "parquet" and file.suffix == ".gz" else kind
+    packed = file.suffix.lower() in (".gz", ".zip")
+    kind = KINDS.get(Path(inner_name(file)).suffix.lower()) if file.suffix.lower() != ".zip" or file.is_file() else None
+    return None if kind == "parquet" and packed else kind
 
 
-def _open(file: Path) -> IO[bytes]:
-    import gzip
-
-    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")  # pyright: ignore[reportReturnType]
+def is_text(file: Path) -> bool:
+    """Whether a file is text with a mark between cells."""
+    return _kind(file) == "text"
 
 
 @contextmanager
-def _cells(file: Path) -> Iterator[Any]:
-    """Python's own reader of CSV, to find where pyarrow found something wrong: what is not UTF-8 is no matter."""
+def _cells(file: Path, seen: Dialect) -> Iterator[Any]:
+    """Python's own reader of CSV, to find where pyarrow found something wrong: what cannot be decoded is no matter."""
     csv.field_size_limit(2**31 - 1)  # pyarrow has none
-    with _open(file) as stream, io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="") as text:
-        yield csv.reader(text, delimiter=str(_kind(file)))
+    encoding = "utf-8-sig" if seen.encoding == "utf-8" else seen.encoding
+    with open_file(file) as stream, io.TextIOWrapper(stream, encoding, "replace", newline="") as text:
+        yield csv.reader(
+            text,
+            delimiter=seen.delimiter or ",",
+            quotechar=seen.quote,
+            escapechar=seen.escape,
+            doublequote=not seen.escape,
+        )
 
 
-def _of_file(file: Path) -> Iterator[pa.RecordBatch]:
+def _of_file(file: Path, dialect: Dialect) -> Iterator[pa.RecordBatch]:
     kind = _kind(file)
     if kind == "parquet":
-        yield from _named(_parquet(file), file.name)
+        yield from _named(_parquet(file), file.name, dialect)
     elif kind == "json":
-        yield from _named(_json(file), file.name)
+        yield from _named(_json(file), file.name, dialect)
     else:
-        with file.open("rb") as stream:
-            if stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):  # the mark of UTF-16
-                raise UserError(f"{file.name}: {NOT_UTF8}")
-        yield from _named(_csv(pa.input_stream(file), str(kind)), file.name, file)
+        seen = dialect_of(file, dialect)
+        source = pa.PythonFile(open_file(file), mode="r") if file.suffix == ".zip" else pa.input_stream(file)
+        yield from _named(_text(source, seen), file.name, seen, file)
 
 
-def _named(stream: Iterator[pa.RecordBatch], name: str, file: Path | None = None) -> Iterator[pa.RecordBatch]:
+def _named(
+    stream: Iterator[pa.RecordBatch], name: str, dialect: Dialect, file: Path | None = None
+) -> Iterator[pa.RecordBatch]:
     """Passes batches on; puts what is found wrong into a sentence with the name of the file."""
     num_rows = 0
     try:
@@ -306,59 +323,60 @@ def _named(stream: Iterator[pa.RecordBatch], name: str, file: Path | None = None
             num_rows += len(batch)
             yield batch
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{name}: {_said(str(error), file)}") from error
+        raise UserError(f"{name}: {_said(str(error), dialect, file)}") from error
     if not num_rows:
         raise UserError(f"{name}: it has a header and no rows.")
 
 
-def _said(error: str, file: Path | None) -> str:
+def _said(error: str, dialect: Dialect, file: Path | None) -> str:
     """What pyarrow says of a file, with the line in place of its count of rows."""
     if "zlib" in error:
         return f"it is not gzip, or cut ({error})."
     row, header, place = re.search(r"Row #(\d+)", error), [], ""
     if row:
-        lines = [1, *_lines(file)] if file else []
-        number = int(row[1])
+        lines = [1, *_lines(file, dialect)] if file else []
+        number = int(row[1]) - dialect.skip
         place = f"line {lines[number - 1] if number <= len(lines) else number}: "
     if file:
-        with _cells(file) as reader:
+        with _cells(file, dialect) as reader:
             header = next(reader, [])
-    if "UTF8" in error or "utf-8" in error:
+    if "UTF8" in error or "codec" in error:
         column = re.search(r"CSV column #(\d+)", error)
         where = f"column '{header[int(column[1])]}', " if column and int(column[1]) < len(header) else ""
-        return f"{where}{place}{NOT_UTF8}"
+        return f"{where}{place}{NOT_READ.format(dialect.encoding or 'utf-8')}"
     if counts := re.search(r"Expected (\d+) columns, got (\d+): (.*)", error, re.DOTALL):
-        if wrong := _separated(header, str(_kind(file)) if file else ","):
-            return wrong
-        given = counts[3].strip()[:60]
-        return f"{place}it has {counts[2]} cells, the header has {counts[1]}: {given}"
+        given, first = counts[3].strip()[:60], "the header" if dialect.header is not False else "the first row"
+        fix = (
+            ""
+            if dialect.delimiter in (None, ",")
+            else f" (cells are separated by {dialect.delimiter!r}; data.delimiter=...)"
+        )
+        return f"{place}it has {counts[2]} cells, {first} has {counts[1]}{fix}: {given}"
     if "Empty CSV" in error:
         return "it has no header and no rows."
     return f"{place}{' '.join(error.split())}"
 
 
-def _separated(names: list[str], delimiter: str) -> str:
-    """What to do about a header that is cut into cells by another mark, in words; nothing where it is not."""
-    other = next((mark for mark in ",;\t|" if mark != delimiter and mark in names[0]), "") if len(names) == 1 else ""
-    if not other:
-        return ""
-    fix = "name it .tsv" if other == "\t" else "name it .csv" if other == "," else f"write '{delimiter}' in its place"
-    return f"its cells are separated by {other!r}, not {delimiter!r}; {fix}."
-
-
-def _csv(source: Any, delimiter: str) -> Iterator[pa.RecordBatch]:
+def _text(source: Any, dialect: Dialect) -> Iterator[pa.RecordBatch]:
     """Every cell as text: what a column holds is decided over the whole file, not by its first block."""
     import pyarrow.csv as arrow
 
+    escape: Any = {"escape_char": dialect.escape, "double_quote": False} if dialect.escape else {}
     reader = arrow.open_csv(
         source,
-        read_options=arrow.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),  # only so are rows counted
-        parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        read_options=arrow.ReadOptions(
+            use_threads=False,  # only so are rows counted
+            block_size=BLOCK_BYTES,
+            encoding=dialect.encoding or "utf-8",
+            skip_rows=dialect.skip,
+            column_names=list(dialect.columns) or None,
+        ),
+        parse_options=arrow.ParseOptions(
+            delimiter=dialect.delimiter or ",", quote_char=dialect.quote, newlines_in_values=True, **escape
+        ),
         convert_options=arrow.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False),
     )
     names = [name.strip() for name in reader.schema.names]
-    if wrong := _separated(names, delimiter):
-        raise pa.ArrowInvalid(wrong)
     for batch in reader:
         yield batch.rename_columns(names)
 
@@ -402,20 +420,40 @@ _ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string
 
 
 def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line and row."""
-    with _open(file) as stream:
+    """Line and row; of an array, which is read at once, number and row."""
+    with open_file(file) as stream:
+        first = next((line for line in stream if line.strip()), b"").decode("utf-8-sig", "replace")
+    is_array = first.lstrip().startswith("[")
+    rows = enumerate(_array(file), 1) if is_array else _json_lines(file)
+    for number, row in rows:
+        if not isinstance(row, dict):
+            place = "row" if is_array else "line"
+            raise pa.ArrowInvalid(f"{place} {number}: it is not an object, {{...}}; write one row a line.")
+        yield number, row
+
+
+@lru_cache(maxsize=1)
+def _array(file: Path) -> list[Any]:
+    try:
+        with open_file(file) as stream:
+            return json.loads(stream.read().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise pa.ArrowInvalid(NOT_UTF8) from error
+    except ValueError as error:
+        raise pa.ArrowInvalid(f"it is not JSON ({error}).") from error
+
+
+def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    with open_file(file) as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8-sig"))
+                yield number, json.loads(line.decode("utf-8-sig"))
             except UnicodeDecodeError as error:
                 raise pa.ArrowInvalid(f"line {number}: {NOT_UTF8}") from error
             except ValueError as error:
                 raise pa.ArrowInvalid(f"line {number}: it is not JSON ({error}); write one row a line.") from error
-            if not isinstance(row, dict):
-                raise pa.ArrowInvalid(f"line {number}: it is not an object, {{...}}; write one row a line.")
-            yield number, row
 
 
 def _parquet(file: Path) -> Iterator[pa.RecordBatch]:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from research.data.copies import copies, is_fair
 from research.data.spec import Spec
-from research.data.splits import Listing, without_copies
+from research.data.splits import Listing
 from research.engine.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 SAMPLE = 20_000  # training rows that a column is judged by
 IMBALANCE = 10  # times as many rows of the largest class as of the smallest
 ALONE = 0.999  # of what there is to predict
-BY_CHANCE = 1e-6  # a column that is the target is so where a shuffled one would be it more seldom than this
+BY_CHANCE = 1e-6  # what a column tells counts where a shuffled target would be told more seldom than this
 
 
 def warn(findings: list[str], text: str, *values: object) -> None:
@@ -29,22 +30,41 @@ def warn(findings: list[str], text: str, *values: object) -> None:
 
 
 def drop_copies(ids: dict[str, Tensor], listing: Listing, findings: list[str]) -> dict[str, Tensor]:
-    """Leaves rows that are equal to rows of another split out of train, and those of test out of val.
+    """Leaves copies of rows of another split out of train, and those of test out of val, whatever their y is.
+
+    Rows that are equal by chance stay, and so do copies of which some class has more than its share.
 
     Raises:
         UserError: it would take more than half of the training rows.
     """
     assert listing.identity is not None
-    kept, gone = without_copies(ids, listing.identity)
-    if gone["train"] > len(ids["train"]) / 2 or not len(kept["val"]):
+    kept = {name: part.numpy() for name, part in ids.items()}
+    gone, by_chance = {}, 0
+    for name, later in (("val", ["test"]), ("train", ["val", "test"])):
+        others = np.concatenate([ids[split].numpy() for split in later])
+        found = copies(listing.identity, kept[name], others, listing.cells)
+        if found.copied.any() and listing.classes and not is_fair(listing.y[kept[name]].numpy(), found.copied):
+            text = (
+                "%d of %d rows of %s are copies of rows of another split, and stay: without them the shares of classes "
+            )
+            fix = "would change. Keep copies in one split by data.group, or remove them from the file"
+            warn(findings, text + fix, found.copied.sum(), len(found.copied), name)
+            continue
+        gone[name], by_chance = int(found.copied.sum()), by_chance + found.by_chance
+        kept[name] = kept[name][~found.copied]
+    if gone.get("train", 0) > len(ids["train"]) / 2 or not len(kept["val"]):
         raise UserError(
-            f"{gone['train']} of {len(ids['train'])} training rows are also in val or test. If rows are few different "
-            "ones by nature, keep them: data.duplicates=keep; else remove the copies, or group what belongs together."
+            f"{gone['train']} of {len(ids['train'])} training rows are copies of rows of val or test. Remove the "
+            "copies, or group what belongs together (data.group); data.duplicates=keep goes on with them."
         )
     if any(gone.values()):
         what = " and ".join(f"{count} of {name}" for name, count in gone.items() if count)
-        warn(findings, "%s left out: equal rows are in another split (data.duplicates=keep keeps them)", what)
-    return kept
+        text = "%s left out: they are copies of rows of another split, which chance does not explain "
+        warn(findings, text + "(data.duplicates=keep keeps them)", what)
+    if by_chance:
+        text = "%d rows of train or val equal rows of another split, as so few different values do by chance; they stay"
+        warn(findings, text, by_chance)
+    return {name: torch.from_numpy(part) for name, part in kept.items()}
 
 
 def check_classes(classes: tuple[str, ...], y: Mapping[str, Tensor], findings: list[str]) -> None:
@@ -98,7 +118,8 @@ def _alone(x: np.ndarray, y: np.ndarray, spec: Spec) -> Iterator[tuple[str, floa
     classes = spec.target == "class"
     counts = np.unique(y, return_counts=True)[1]
     is_telling = _log_orders(counts, any_names=classes) > -np.log(BY_CHANCE)
-    is_enough = half >= 50 and not (classes and counts.max() > ALONE * len(y))  # for a score
+    held = np.unique(y[half:], return_counts=True)[1]  # what a column of noise would have to hit
+    is_enough = half >= 50 and _log_orders(held, any_names=False) > -np.log(BY_CHANCE)
     for column, values in zip(spec.columns, x.T, strict=True):
         if is_telling and (_one_to_one(values, y) if classes else _linear(values, y)):
             yield column.name, 1, True

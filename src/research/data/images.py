@@ -68,7 +68,7 @@ class ImageData(FileData):
         y = torch.tensor([codes[name] for name in names])
         identity = np.array([int(picture["hash"], 16) for picture in seen], dtype=np.uint64)
         given = np.array([split for *_, split in items], dtype=np.int8)
-        self.ids = self.divide(Listing(y, classes, identity, None if (given < 0).any() else given))
+        self.ids = self.divide(Listing(y, classes, identity, given=None if (given < 0).any() else given))
         self.rows = {
             name: ImageRows([items[i][0] for i in part], y[part], self.channels, self.size)
             for name, part in self.ids.items()

@@ -1,6 +1,7 @@
 """What the training rows of a table say of its columns, a few of which are in memory at a time. N rows, D columns."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,13 @@ def measured(table: Array, ids: Array, columns: Sequence[Column], max_categories
 def _fitted(column: Column, values: Array, most: int) -> Column:
     """Of values (n,)."""
     there = values[~np.isnan(values)].astype(np.float64)
-    name, kind, missing = column.name, column.kind, len(there) < len(values)
-    if kind == "categorical":
+    missing = len(there) < len(values)
+    if column.kind == "categorical":
         counts = np.bincount(there.astype(np.int64), minlength=len(column.categories))
         best = np.sort(np.argsort(-counts, kind="stable")[:most])
-        return Column(name, kind, tuple(column.categories[code] for code in best if counts[code]), missing)
+        kept = tuple(column.categories[code] for code in best if counts[code])
+        return replace(column, categories=kept, missing=missing)
     if not len(there):
-        return Column(name, kind, (), missing)
-    return Column(name, kind, (), missing, float(np.median(there)), float(there.mean()), float(there.std()) or 1.0)
+        return replace(column, missing=missing)
+    scale = {"median": float(np.median(there)), "mean": float(there.mean()), "std": float(there.std()) or 1.0}
+    return replace(column, missing=missing, **scale)

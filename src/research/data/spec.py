@@ -14,6 +14,10 @@ class Column:
     missing: whether training rows lack it; the network then sees an indicator.
     median: what stands for a missing number.
     mean, std: of the numbers that are there.
+    offset: what is taken off each number before it becomes a float32, which has seven digits.
+    source: the column of the file, where one becomes several: a date.
+    part: what of the date this is, one of `dates.PARTS`.
+    decimal, units, date_format: how its cells are written, see `forms.Form`.
     """
 
     name: str
@@ -23,6 +27,23 @@ class Column:
     median: float = 0.0
     mean: float = 0.0
     std: float = 1.0
+    offset: float = 0.0
+    source: str = ""
+    part: str = ""
+    decimal: str = ""
+    units: tuple[str, str] = ("", "")
+    date_format: str = ""
+
+    @property
+    def cell(self) -> str:
+        """The column of the file."""
+        return self.source or self.name
+
+    @classmethod
+    def read(cls, plain: dict[str, Any]) -> "Column":
+        """Of what `asdict` has written, as JSON gives it back."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+        return cls(**values)
 
     @property
     def width(self) -> int:
@@ -43,6 +64,8 @@ class Spec:
     columns: of a table: x is then (D,) numbers and codes as in the file, and `shape` what the network sees of them.
     mask, special: of texts: the id that hides a word, if there is one, and those that are no words (padding, ...).
     text: of texts of the user: their column.
+    label: of a table: the target's own column.
+    file: of rows in text: how the file was written, see `dialect.Dialect`.
     """
 
     kind: Literal["features", "image", "text"]
@@ -58,6 +81,8 @@ class Spec:
     mask: int | None = None
     special: tuple[int, ...] = ()
     text: str | None = None
+    label: Column | None = None
+    file: dict[str, Any] | None = None
 
     @property
     def num_outputs(self) -> int:
@@ -72,10 +97,9 @@ class Spec:
     def read(cls, plain: dict[str, Any]) -> "Spec":
         """Of what `plain` has written."""
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
-        columns = [
-            Column(**{**column, "categories": tuple(column["categories"])}) for column in plain.get("columns", ())
-        ]
-        return cls(**{**values, "columns": tuple(columns)})
+        columns = tuple(Column.read(column) for column in plain.get("columns", ()))
+        label = plain.get("label")
+        return cls(**{**values, "columns": columns, "label": label and Column.read(label)})
 
     def plain(self) -> dict[str, Any]:
         """For `run.json`."""

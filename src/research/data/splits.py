@@ -11,6 +11,7 @@ import torch
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
 from torch import Tensor
 
+from research.data.copies import Cells
 from research.engine.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -41,9 +42,10 @@ class Listing:
     """What is known of each row before its x is looked at.
 
     Attributes:
-    y: (N,) classes or (N, K) values.
+    y: (N,) classes, -1 where there is none, or (N, K) values, NaN where there is none.
     classes: names; empty for values.
-    identity: (N,) numbers that are equal where rows are.
+    identity: (N,) numbers that are equal where rows are, whatever their y.
+    cells: what rows consist of, to tell copies from rows that are equal by chance.
     given: (N,) which of SPLITS a file or a column says, -1 where none does.
     group: (N,) rows that are alike belong on one side.
     time: (N,) later rows are tested.
@@ -52,6 +54,7 @@ class Listing:
     y: Tensor
     classes: tuple[str, ...]
     identity: np.ndarray[Any, Any] | None = None
+    cells: Cells | None = None
     given: np.ndarray[Any, Any] | None = None
     group: np.ndarray[Any, Any] | None = None
     time: np.ndarray[Any, Any] | None = None
@@ -81,18 +84,6 @@ def assign(listing: Listing, rules: Rules) -> dict[str, Tensor]:
     if listing.group is not None:
         _check_groups(ids, listing.group)
     return {name: torch.from_numpy(np.sort(part)) for name, part in ids.items()}
-
-
-def without_copies(ids: dict[str, Tensor], identity: np.ndarray[Any, Any]) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Takes rows out of train that are also in val or test, and out of val those that are in test; how many each."""
-    of = {name: identity[part.numpy()] for name, part in ids.items()}  # a tensor of one row would count as a number
-    held, found, gone = of["test"], dict(ids), {}
-    for name in ("val", "train"):
-        keep = ~np.isin(of[name], held)
-        gone[name] = int((~keep).sum())
-        found[name] = ids[name][torch.from_numpy(keep)]
-        held = np.concatenate([held, of[name]])
-    return found, gone
 
 
 def random_split(y: Tensor, fractions: list[float], seed: int, stratify: bool) -> dict[str, Tensor]:

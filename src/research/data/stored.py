@@ -18,12 +18,13 @@ from research.data.splits import Listing
 class Stored:
     """A table in the cache, memory-mapped."""
 
-    FILES = ("x", "y", "identity", "given", "group", "time")
+    FILES = ("x", "y", "identity", "rest", "given", "group", "time")
 
     def __init__(self, place: Path) -> None:
         self.place, self.info = place, json.loads((place / "info.json").read_text("utf-8"))
         self.num_rows = int(self.info["num_rows"])
-        self.columns = [Column(**{**c, "categories": tuple(c["categories"])}) for c in self.info["columns"]]
+        self.columns = [Column.read(column) for column in self.info["columns"]]
+        self.label = Column.read(self.info["label"])
         self.x = self._map("x", np.float32, len(self.columns))
 
     @cached_property
@@ -32,7 +33,12 @@ class Stored:
         y = self._map("y", np.int64) if classes else self._map("y", np.float32, 1)
         marks = {name: self._map(name, np.float64) for name in self.info["marks"]}
         given = self._map("given", np.int8) if self.info["given"] else None
-        return Listing(_tensor(y), classes, self._map("identity", np.uint64), given, **marks)
+        return Listing(_tensor(y), classes, self._map("identity", np.uint64), self.cells, given, **marks)
+
+    def cells(self, ids: Any) -> Any:
+        """(n, D + 1) of rows, what the network does not see of them as one number more."""
+        rest = self._map("rest", np.uint64)[ids].astype(np.float64)
+        return np.concatenate([self.x[ids], rest[:, None]], 1)
 
     def _map(self, name: str, kind: Any, width: int | None = None) -> Any:
         """For reading alone: what may be written, copy-on-write too, has to fit into memory, or is refused."""

@@ -3,10 +3,11 @@
 import hashlib
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -85,7 +86,7 @@ class TextData(Data):
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
 
     def inputs(self, path: str) -> Iterator[Inputs]:
-        return text_inputs(path, lambda names: self.text, self.tokenizer, self.max_length)
+        return text_inputs(path, batches(path), lambda names: self.text, self.tokenizer, self.max_length)
 
 
 def tokens(
@@ -126,7 +127,11 @@ def tokens(
 
 
 def text_inputs(
-    path: str, column_of: Callable[[list[str]], str], source: str | None, max_length: int
+    path: str,
+    rows: Iterable[pa.RecordBatch],
+    column_of: Callable[[list[str]], str],
+    source: str | None,
+    max_length: int,
 ) -> Iterator[Inputs]:
     """Texts of a file with their tokens, batch by batch; an empty one cannot be read.
 
@@ -136,7 +141,7 @@ def text_inputs(
     name = source or PACKAGED
     made, all_cut = tokenizer(name), 0
     limit = min(max_length, made.model_max_length)
-    for batch in batches(path):
+    for batch in rows:
         column = column_of(batch.schema.names)
         if column not in batch.schema.names:
             raise UserError(f"'{path}' lacks the column of texts: {unknown('column', column, batch.schema.names)}")

@@ -95,7 +95,7 @@ def _target(data: Data) -> Section:
         return Section("Classes", ("class", *counts), rows[:NUM_CLASSES] + more)
     stats = []
     for name, rows in data.rows.items():
-        y = rows.labels.double().flatten()
+        y = rows.labels.double().flatten() + (spec.label.offset if spec.label else 0.0)
         values = (y.mean(), y.std(correction=0), y.min(), y.median(), y.max())
         stats.append((name, *(f"{float(value):.4g}" for value in values)))
     return Section("Target", ("split", "mean", "std", "min", "median", "max"), stats)
@@ -106,16 +106,26 @@ def _sample(data: Data) -> torch.Tensor:
     rows = data.rows["train"]
     x = rows[spread(len(rows), SAMPLE)][0]
     assert isinstance(x, torch.Tensor)
-    return x
+    return _as_in_file(data, x)
+
+
+def _as_in_file(data: Data, x: torch.Tensor) -> torch.Tensor:
+    """(n, D) of the columns of the file, of the numbers that the network is given."""
+    known = _known(data)
+    if not data.spec.columns:
+        return x.double()
+    index = [data.spec.columns.index(column) for column in known]
+    return x[:, index].double() + torch.tensor([column.offset for column in known], dtype=torch.float64)
 
 
 def _known(data: Data) -> list[Column]:
-    """The columns of x; those of data without names are all numbers."""
-    return list(data.spec.columns) or [Column(f"x{i}", "numeric") for i in range(data.spec.shape[0])]
+    """The columns of the file, of a date its first part; those of data without names are all numbers."""
+    first = {column.cell: column for column in reversed(data.spec.columns)}
+    return [*reversed(first.values())] or [Column(f"x{i}", "numeric") for i in range(data.spec.shape[0])]
 
 
 def _columns(data: Data) -> Iterator[Section]:
-    x, total = _sample(data).double(), data.num_rows["train"]
+    x, total = _sample(data), data.num_rows["train"]
     rows = []
     for column, cells in zip(_known(data), x.T, strict=True):
         there = cells[~cells.isnan()]
@@ -126,12 +136,12 @@ def _columns(data: Data) -> Iterator[Section]:
             holds = " ... ".join(_cell(there.quantile(q), column) for q in (0, 0.5, 1)) if len(there) else ""
         missing = len(cells) - len(there)
         rows.append(
-            (column.name, column.kind, f"{missing:,} ({missing / len(x):.1%})" if missing else "", distinct, holds)
+            (column.cell, column.kind, f"{missing:,} ({missing / len(x):.1%})" if missing else "", distinct, holds)
         )
     which = "training rows" if len(x) == total else f"{len(x):,} of {total:,} training rows"
     yield Section(f"Columns, in {which}", ("column", "kind", "missing", "distinct", "holds"), rows)
     made = _examples(data, NUM_EXAMPLES)
-    lines = [tuple(cells) for cells in zip(["target", *(column.name for column in _known(data))], *made, strict=True)]
+    lines = [tuple(cells) for cells in zip(["target", *(column.cell for column in _known(data))], *made, strict=True)]
     yield Section("Examples, of training rows", ("column", *[""] * len(made)), lines)
 
 
@@ -143,10 +153,11 @@ def _examples(data: Data, most: int) -> list[list[str]]:
     if spec.target == "class":
         target = [spec.classes[int(code)] for code in y]
     else:
-        target = [", ".join(f"{float(value):.4g}" for value in values) for values in y]
+        shift = spec.label.offset if spec.label else 0.0
+        target = [", ".join(f"{float(value) + shift:.4g}" for value in values) for values in y]
     return [
         [name, *(_cell(cell, column) for cell, column in zip(row, _known(data), strict=True))]
-        for name, row in zip(target, x.double(), strict=True)
+        for name, row in zip(target, _as_in_file(data, x), strict=True)
     ]
 
 
@@ -157,7 +168,7 @@ def _cell(value: Any, column: Column) -> str:
         return column.categories[int(value)] if value >= 0 else "(rare)"
     if column.kind == "boolean":
         return "yes" if value else "no"
-    if column.kind == "date":
+    if column.kind == "date" and column.part in ("", "days"):
         return str(np.datetime64(int(value.floor()), "D"))  # float32 has no minutes
     return f"{float(value):.4g}"
 
@@ -262,7 +273,7 @@ class _Column:
     index: int
 
     def __call__(self, data: Any, ax: Any) -> None:
-        column = data.spec.columns[self.index] if data.spec.columns else None
+        column = _known(data)[self.index] if data.spec.columns else None
         there = self.values[~self.values.isnan()].numpy()
         if column and column.kind == "categorical":
             counts = torch.bincount(torch.from_numpy(there).clamp(min=0).long(), minlength=len(column.categories))[:20]
@@ -270,7 +281,7 @@ class _Column:
             ax.set_xticks(range(len(counts)), [_cut(name) for name in column.categories[:20]], rotation="vertical")
         else:
             ax.hist(there, bins=30)
-        ax.set_title(_cut(column.name, 28) if column else f"x{self.index}")
+        ax.set_title(_cut(column.cell, 28) if column else f"x{self.index}")
 
 
 def _cut(name: str, most: int = 12) -> str:

@@ -107,7 +107,7 @@ def _place(given: str, parts: Any, row: int) -> str:
     from research.data.files import listed, locate
 
     cheap = sum(file.stat().st_size for file in listed(Path(given))) <= LOCATED_BYTES
-    return f"{locate(given, row)}: " if cheap else ""
+    return f"{locate(given, row, dialect=parts.data.dialect)}: " if cheap else ""
 
 
 def _with_predictions(inputs: Any, parts: Any) -> Any:
@@ -131,7 +131,9 @@ def _with_predictions(inputs: Any, parts: Any) -> Any:
             new[f"probability_{name}"] = column(share.tolist(), pa.float32())
     else:
         names = ["prediction"] if spec.num_outputs == 1 else [f"prediction_{i}" for i in range(spec.num_outputs)]
-        new = {name: column(value.tolist(), pa.float32()) for name, value in zip(names, found.T, strict=True)}
+        shift = spec.label.offset if spec.label else 0.0  # float32 has no room for it
+        kind = pa.float64() if shift else pa.float32()
+        new = {name: column((v.double() + shift).tolist(), kind) for name, v in zip(names, found.T, strict=True)}
     table = pa.Table.from_batches([inputs.given])
     if twice := [name for name in new if name in table.column_names]:
         raise UserError(f"the input has a column '{twice[0]}' already; rename it.")

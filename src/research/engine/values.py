@@ -30,3 +30,13 @@ def _whole(fractions: list[float]) -> list[float]:
 Fractions = Annotated[
     list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=3, max_length=3), AfterValidator(_whole)
 ]
+
+
+def _one_mark(text: str) -> str:
+    mark = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(mark) != 1:
+        raise ValueError("a delimiter is one character; tab is one, too")
+    return mark
+
+
+Delimiter = Annotated[str, AfterValidator(_one_mark)]
