@@ -227,7 +227,7 @@ PICTURES: list[Case] = [
     ("no pictures", lambda folder: (folder / "photos").mkdir(), I, ("'photos' has no folder of pictures",)),
     ("no folder", photos("photo"), I, ("no folder 'photos'", "did you mean 'photo'?")),
     ("a table in place of pictures", table(), "data=images data.path=t.csv",
-     ("'t.csv'", "a folder of pictures for each")),
+     ("'t.csv'", "which is it? data.image=...")),
     ("a class without pictures", both(photos(), lambda folder: (folder / "photos/emu").mkdir()), I,
      ("'photos/emu' holds no picture",)),
     ("pictures of one class", photos(classes=("cat",)), I, ("has one value, 'cat', in all 20",)),

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from composing import composed
-from datasets import ClassLabel, Dataset, DatasetDict, Features, disable_progress_bars
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, disable_progress_bars
 from datasets import Image as Picture
-from making import TABLE, I, both, bytes_, data_of, hub, of_table, of_text, photos, rows
+from making import TABLE, I, both, bytes_, data_of, hub, of_table, of_text, photos, rows, table
 from PIL import Image
 
 from research.data.images import pixels_of
@@ -162,7 +162,7 @@ def test_a_hidden_split_is_left_out_and_what_is_tested_is_told(place: Path) -> N
 @pytest.mark.parametrize("label", [None, -1])
 def test_a_picture_of_no_class_is_told(place: Path, label: int | None) -> None:
     of_hub(place, train=[0, 1, 0, label, 1, label] * 5, test=[1, 0])
-    with pytest.raises(UserError, match="10 of 30 pictures of 'hub:hub', train, have no class, the first is row 4"):
+    with pytest.raises(UserError, match="10 of 32 pictures have no class, the first is hub:hub train row 4"):
         data_of(HUB)
 
 
@@ -265,3 +265,94 @@ def test_unread_pictures_are_told_by_their_names(place: Path) -> None:
     (inputs,) = run.inputs("photos")
     assert inputs.wrong == [(20, "cat/a.png: it is not a picture")]
     assert inputs.good.tolist() == [row for row in range(41) if row != 20]
+
+
+# lists of pictures
+
+
+def listed(name: str, columns: dict[str, Any], num: int = 40, **more: Any) -> Any:
+    """A file that lists pictures in `pics`; columns are functions of the picture's number."""
+    made = {"file_name": lambda i: f"pics/{i:03}.png", "label": lambda i: "ab"[i % 2], **columns}
+    made = {column: value for column, value in made.items() if value}
+
+    def make(folder: Path) -> None:
+        values = np.random.default_rng(0).integers(0, 255, (num, 9, 7), dtype=np.uint8)
+        (folder / name).parent.joinpath("pics").mkdir(parents=True, exist_ok=True)
+        for i, pixels in enumerate(values):
+            Image.fromarray(pixels).save((folder / name).parent / "pics" / f"{i:03}.png")
+        table(made, num=num, name=name, **more)(folder)
+
+    return make
+
+
+L = "data=images data.size=8 data.num_workers=0"
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv", "list.jsonl", "list.parquet", "d/metadata.csv"])
+def test_a_file_lists_pictures(name: str, place: Path) -> None:
+    listed(name, {"size": lambda i: i}, separator="\t" if name.endswith("tsv") else ",")(place)
+    path = "d" if name.startswith("d/") else name
+    data = data_of(f"{L} data.path={path}")
+    assert data.spec.classes == ("a", "b")
+    for split, ids in data.ids.items():
+        assert data.rows[split].labels.tolist() == [i % 2 for i in ids.tolist()]
+    assert {len(rows) for rows in data.rows.values()} == {28, 6}
+
+
+def test_columns_of_a_list_are_what_the_command_says(place: Path) -> None:
+    parts = ("train", "train", "val", "train", "test")
+    columns = {"file_name": None, "label": None, "where": lambda i: f"pics/{i:03}.png", "kind": lambda i: i % 3}
+    listed("l.csv", {**columns, "part": lambda i: parts[i % 5]})(place)
+    data = data_of(f"{L} data.path=l.csv data.image=where data.target=kind data.split=part")
+    assert data.spec.classes == ("0", "1", "2")
+    assert data.num_rows == {"train": 24, "val": 8, "test": 8}
+    with pytest.raises(UserError, match=r"'l.csv' has the columns where, kind, part; which is it\? data.image="):
+        data_of(f"{L} data.path=l.csv data.target=kind")
+    with pytest.raises(UserError, match=r"data.target: no column 'knd'; did you mean 'kind'"):
+        data_of(f"{L} data.path=l.csv data.image=where data.target=knd")
+
+
+def test_few_pictures_of_a_list_may_be_missing(place: Path) -> None:
+    listed("l.csv", {}, num=200)(place)
+    (place / "pics" / "007.png").unlink()
+    data = data_of(f"{L} data.path=l.csv")
+    assert sum(data.num_rows.values()) == 199
+    assert any("1 of 200 pictures cannot be read and are left out: pics/007.png" in text for text in data.findings)
+    for i in range(8, 12):
+        (place / "pics" / f"{i:03}.png").unlink()
+    with pytest.raises(UserError, match=r"5 of 200 pictures cannot be read: pics/007.png: No such file"):
+        data_of(f"{L} data.path=l.csv")
+
+
+def test_pictures_of_a_list_without_a_class_are_told_or_left_out(place: Path) -> None:
+    listed("l.csv", {"label": lambda i: "" if i < 4 else "ab"[i % 2]})(place)
+    with pytest.raises(UserError, match=r"4 of 40 pictures have no class, the first is pics/000.png.*unlabelled=drop"):
+        data_of(f"{L} data.path=l.csv")
+    assert sum(data_of(f"{L} data.path=l.csv data.unlabelled=drop").num_rows.values()) == 36
+
+
+def test_any_column_of_a_hub_dataset_may_be_the_target(place: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 9, 7), dtype=np.uint8)
+    rows = [{"image": Image.fromarray(p), "mood": ("sad", "glad")[i % 2]} for i, p in enumerate(pixels)]
+    disable_progress_bars()
+    Dataset.from_list(rows, features=Features({"image": Picture(), "mood": Value("string")})).save_to_disk("hub")
+    assert data_of(f"{HUB} data.target=mood").spec.classes == ("glad", "sad")
+    with pytest.raises(UserError, match=r"no column of pictures with classes: image, mood"):
+        data_of(HUB)
+
+
+def test_columns_are_for_lists(place: Path) -> None:
+    photos()(place)
+    with pytest.raises(UserError, match="its folders are the classes"):
+        data_of(f"{I} data.target=label")
+
+
+def test_new_pictures_may_be_listed_too(place: Path) -> None:
+    listed("l.csv", {})(place)
+    data = data_of(f"{L} data.path=l.csv")
+    other = data_of(f"{L} data.path=l.csv", fitted=data.spec)
+    listed("new.csv", {"label": None, "note": lambda i: f"n{i}"}, num=5)(place)
+    (place / "pics" / "003.png").unlink()
+    (inputs,) = other.inputs("new.csv")
+    assert inputs.given.column("note").to_pylist() == [f"n{i}" for i in range(5)]
+    assert (inputs.good.tolist(), [row for row, _ in inputs.wrong]) == ([0, 1, 2, 4], [3])

@@ -283,6 +283,11 @@ def is_text(file: Path) -> bool:
     return _kind(file) == "text"
 
 
+def is_rows(file: Path) -> bool:
+    """Whether a file is of a kind that holds rows."""
+    return _kind(file) is not None
+
+
 @contextmanager
 def _cells(file: Path, seen: Dialect) -> Iterator[Any]:
     """Python's own reader of CSV, to find where pyarrow found something wrong: what cannot be decoded is no matter."""

@@ -23,32 +23,44 @@ from torch import Tensor
 from research.data.base import Inputs
 from research.data.batches import Rows
 from research.data.file_data import HUB_NAMES, FileData, classes_of
-from research.data.files import HUB, files_in, hub, near
+from research.data.files import HUB, batches, files_in, is_rows
 from research.data.honesty import warn
+from research.data.image_sources import SUFFIXES, Columns, Item, items_of, listed_files, lists_of, pictures_in
 from research.data.spec import Spec
 from research.data.splits import Listing
 from research.engine.disk_cache import code, kept
 from research.engine.errors import UserError
 from research.engine.values import Pixels, Processes
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 MAX_BROKEN = 0.01  # of the files
 MAX_WORKERS = 8
 BATCH = 64  # pictures that are predicted together
-Item = tuple[Callable[[], bytes], str, str, int]  # reads the picture; its name; its class; its split or -1
 
 
 class ImageData(FileData):
-    """FOLDER/<class>/*.png, or FOLDER/{train,val,test}/<class>/*.png, or hub:NAME.
+    """FOLDER/<class>/*.png, FOLDER/{train,val,test}/<class>/*.png, a file that lists pictures, or hub:NAME.
 
     Args:
+        image: the column of a list that has the paths; None for one that is called so, `file_name` or `path` say.
+        target: the column of classes of a list or on the hub; None for one that is called so.
+        split: the column of a list that says train, val or test.
         size: H and W; a picture is scaled to cover the square, then cut at its middle.
         channels: 3 for colours, 1 for grey. Transparent parts are white.
         num_workers: processes that decode; None for one a core, up to 8.
     """
 
-    def __init__(self, size: Pixels, channels: Literal[1, 3], num_workers: Processes | None, **settings: Any) -> None:
+    def __init__(
+        self,
+        image: str | None,
+        target: str | None,
+        split: str | None,
+        size: Pixels,
+        channels: Literal[1, 3],
+        num_workers: Processes | None,
+        **settings: Any,
+    ) -> None:
         super().__init__(**settings)
+        self.columns = Columns(image, target, None if self.fitted else split)
         self.size, self.channels = size, channels
         self.num_workers = min(os.cpu_count() or 1, MAX_WORKERS) if num_workers is None else num_workers
 
@@ -59,18 +71,19 @@ class ImageData(FileData):
         items = [item for source in self.sources() for item in self._items(*source)]
         seen = self._looked_at(items)
         items, seen = self._readable(items, seen)
-        names = [label for _, _, label, _ in items]
-        classes = self.fitted.classes if self.fitted else classes_of(sorted(set(names)), len(items), "folder")
-        if strange := sorted(set(names) - set(classes)):
+        names = [item.label for item in items]
+        self._check_labels(items)
+        classes = self.fitted.classes if self.fitted else classes_of(sorted({*names} - {""}), len(items), "class")
+        if strange := sorted(set(names) - {*classes, ""}):
             fix = f" Name the folder of one split, .../{strange[0]} say." if strange[0] in HUB_NAMES else ""
             raise UserError(f"'{strange[0]}' is not one of the run's classes: {', '.join(classes[:10])}.{fix}")
-        codes = {name: code for code, name in enumerate(classes)}
+        codes = {name: code for code, name in enumerate(classes)} | {"": -1}
         y = torch.tensor([codes[name] for name in names])
         identity = np.array([int(picture["hash"], 16) for picture in seen], dtype=np.uint64)
-        given = np.array([split for *_, split in items], dtype=np.int8)
+        given = np.array([item.split for item in items], dtype=np.int8)
         self.ids = self.divide(Listing(y, classes, identity, given=None if (given < 0).any() else given))
         self.rows = {
-            name: ImageRows([items[i][0] for i in part], y[part], self.channels, self.size)
+            name: ImageRows([items[i].read for i in part], y[part], self.channels, self.size)
             for name, part in self.ids.items()
         }
         self.sizes = [(picture["width"], picture["height"]) for picture in seen]
@@ -79,33 +92,49 @@ class ImageData(FileData):
         self.spec = self.fitted or self._fit(np.array([p["moments"] for p in seen]), y, classes)
 
     def inputs(self, path: str) -> Iterator[Inputs]:
-        """The pictures of a folder, or one; their names as the only column."""
+        """The pictures of a folder, or one, their names as the only column; or the rows of a file that lists them."""
         assert self.fitted
         root = Path(path)
         if path == "-" or not root.exists():
             raise UserError(f"there is no picture or folder '{path}'.")
-        files = [root] if root.is_file() else _pictures(root)
+        if root.is_file() and is_rows(root):
+            for batch in batches(path, dialect=self.dialect):
+                for start in range(0, len(batch), BATCH):
+                    part = batch.slice(start, BATCH)
+                    files = listed_files(part, self.columns.image, root)
+                    yield self._inputs(part, files, [str(file) for file in files])
+            return
+        files = [root] if root.is_file() else pictures_in(root)
         if not files:
             raise UserError(f"'{path}' holds no picture ({', '.join(sorted(SUFFIXES))}).")
         if root.is_dir():
             self._tell_others(root)
         for start in range(0, len(files), BATCH):
             part = files[start : start + BATCH]
-            found = self._each(lambda file: _tried(file, self.channels, self.size), part)
-            good = torch.tensor([row for row, value in enumerate(found) if not isinstance(value, str)])
             names = [str(file.relative_to(root) if file != root else file) for file in part]
-            wrong = [(row, f"{names[row]}: {value}") for row, value in enumerate(found) if isinstance(value, str)]
-            x = [value for value in found if not isinstance(value, str)]
-            pixels = torch.from_numpy(np.stack(x)).float() / 255 if x else torch.empty(0)
-            yield Inputs(pa.record_batch({"file": names}), pixels, good.long(), wrong)
+            yield self._inputs(pa.record_batch({"file": names}), part, names)
+
+    def _inputs(self, rows: pa.RecordBatch, files: list[Path], names: list[str]) -> Inputs:
+        found = self._each(lambda file: _tried(file, self.channels, self.size), files)
+        good = torch.tensor([row for row, value in enumerate(found) if not isinstance(value, str)])
+        wrong = [(row, f"{names[row]}: {value}") for row, value in enumerate(found) if isinstance(value, str)]
+        x = [value for value in found if not isinstance(value, str)]
+        pixels = torch.from_numpy(np.stack(x)).float() / 255 if x else torch.empty(0)
+        return Inputs(rows, pixels, good.long(), wrong)
 
     def _items(self, given: int, path: str, split: str) -> list[Item]:
-        """The pictures of a source, in an order that is always the same."""
-        if path.startswith(HUB):
-            return _of_hub(path, given, split)
-        found = _of_folder(path, given)
-        self._tell_others(Path(path))
+        found = items_of(path, given, split, self.columns, self.dialect)
+        if not path.startswith(HUB) and not lists_of(path):
+            self._tell_others(Path(path))
         return found
+
+    def _check_labels(self, items: list[Item]) -> None:
+        bare = [item.name for item in items if not item.label]
+        if bare and self.unlabelled == "error":
+            raise UserError(
+                f"{len(bare)} of {len(items)} pictures have no class, the first is {bare[0]}; data.unlabelled=drop "
+                "leaves them out."
+            )
 
     def _tell_others(self, root: Path) -> None:
         """Says which files of a folder are not looked at; hidden ones are nobody's pictures."""
@@ -127,7 +156,7 @@ class ImageData(FileData):
 
         def look(item: Item) -> dict[str, Any]:
             try:
-                content = item[0]()
+                content = item.read()
             except OSError as error:  # which a change of permissions mends, and no change of the file
                 return {"wrong": error.strerror or str(error), "again": True}
             try:
@@ -145,8 +174,8 @@ class ImageData(FileData):
         if not self.cache:
             return self._each(look, items)
         key = hashlib.sha256(repr((self.size, self.channels, PIL.__version__, code([type(self)]))).encode())
-        for _, name, _, _ in items:
-            key.update(f"{name}\0{_stamp(name)}\0".encode())
+        for item in items:
+            key.update(f"{item.name}\0{_stamp(item.name)}\0".encode())
         place = Path(self.cache["folder"]) / f"{key.hexdigest()[:32]}.pictures"
         max_bytes = int(float(self.cache["max_bytes"]))
         seen, _ = kept(place, max_bytes, make, lambda path: json.loads(path.read_text("utf-8")))
@@ -162,7 +191,7 @@ class ImageData(FileData):
 
     def _readable(self, items: list[Item], seen: list[dict[str, Any]]) -> tuple[list[Item], list[dict[str, Any]]]:
         """Leaves out what cannot be read, when that is little."""
-        wrong = [(item[1], picture["wrong"]) for item, picture in zip(items, seen, strict=True) if "wrong" in picture]
+        wrong = [(item.name, picture["wrong"]) for item, picture in zip(items, seen, strict=True) if "wrong" in picture]
         told = "; ".join(f"{name}: {why}" for name, why in wrong[:10]) + ("; ..." if len(wrong) > 10 else "")
         if len(wrong) > MAX_BROKEN * len(items):
             raise UserError(f"{len(wrong)} of {len(items)} pictures cannot be read: {told}. Mend or remove them.")
@@ -232,93 +261,6 @@ def _eight_bits(values: Any) -> Any:
     most = values.max(initial=0)
     top = 65535.0 if whole or most > 255 else 255.0 if most > 1 else 1.0  # whole numbers: one scale for all pictures
     return np.round(values.clip(0, top) * (255 / top)).astype(np.uint8)
-
-
-def _of_folder(path: str, given: int) -> list[Item]:
-    root = Path(path)
-    if (folders := _folders(root)) is None:
-        raise UserError(
-            f"there is no folder '{path}'{near(root)} Give one that has a folder of pictures for each class."
-        )
-    splits = [entry for entry in folders if entry.name in HUB_NAMES]
-    if splits and given < 0:
-        if len(_pictures(root)) != sum(len(_pictures(entry)) for entry in splits):
-            raise UserError(
-                f"some pictures of '{path}' are in {', '.join(entry.name for entry in splits)} and some are not; put "
-                "all of them in, or none."
-            )
-        return [item for entry in splits for item in _of_folder(str(entry), HUB_NAMES[entry.name])]
-    if loose := [file for file in _pictures(root) if file.parent == root]:
-        raise UserError(f"{len(loose)} pictures are in the folder of no class ({loose[0]}, ...); move or remove them.")
-    found = []
-    for folder in folders:
-        pictures = _pictures(folder)
-        if not pictures:
-            raise UserError(f"'{folder}' holds no picture ({', '.join(sorted(SUFFIXES))}); remove it, or fill it.")
-        found += [(_Read(str(file)), str(file), folder.name, given) for file in pictures]
-    if not found:
-        raise UserError(f"'{path}' has no folder of pictures; make one for each class, {path}/<class>/*.png.")
-    return found
-
-
-def _pictures(root: Path) -> list[Path]:
-    return [file for file in files_in(root) if file.suffix.lower() in SUFFIXES]
-
-
-def _folders(root: Path) -> list[Path] | None:
-    """Those in a folder that are not hidden; None where there is no folder."""
-    try:
-        return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UserError(f"the folder '{error.filename}' cannot be read: {error.strerror}.") from error
-
-
-class _Read:
-    """Reads a file; a class, so that worker processes can be given it."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-
-    def __call__(self) -> bytes:
-        return Path(self.file).read_bytes()
-
-
-class _ReadHub:
-    """Reads a row of a dataset, which is memory-mapped, with its pictures as they are stored."""
-
-    def __init__(self, rows: Any, column: str, row: int) -> None:
-        self.rows, self.column, self.row = rows, column, row
-
-    def __call__(self) -> bytes:
-        held = self.rows[self.row][self.column]
-        if held is None:
-            raise FileNotFoundError("the cell is empty")
-        return held["bytes"] or Path(held["path"]).read_bytes()
-
-
-def _of_hub(path: str, given: int, split: str) -> list[Item]:
-    from datasets import ClassLabel
-    from datasets import Image as Feature
-
-    rows = hub(path)[split]
-    picture = next((name for name, feature in rows.features.items() if isinstance(feature, Feature)), None)
-    label = next((name for name, feature in rows.features.items() if isinstance(feature, ClassLabel)), None)
-    if picture is None or label is None:
-        raise UserError(f"the dataset '{path}' has no column of pictures with classes: {', '.join(rows.features)}.")
-    classes, codes = rows.features[label].names, rows[label]
-    if bare := [row for row, code in enumerate(codes) if code is None or code < 0]:
-        raise UserError(
-            f"{len(bare)} of {len(rows)} pictures of '{path}', {split}, have no class, the first is row {bare[0] + 1}; "
-            "remove them."
-        )
-    rows = rows.cast_column(picture, Feature(decode=False))
-    names = (f"{path} {split} {rows._fingerprint} {row}" for row in range(len(rows)))
-    return [
-        (_ReadHub(rows, picture, row), name, classes[code], given)
-        for row, (name, code) in enumerate(zip(names, codes, strict=True))
-    ]
 
 
 def _tried(file: Path, channels: int, size: int) -> Any:
