@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from research.engine.companion import write_companions
 from research.engine.errors import UserError, unknown
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def _state_dict(parts: Any, example: Any, into: Path) -> Reader:
 
 
 def _onnx(parts: Any, example: Any, into: Path) -> Reader:
-    """`model.onnx`, with a free batch size and, for texts, a free length."""
+    """`model.onnx`, with a free batch size and, for texts, a free length; `model.json` and `example.py` beside it."""
     import onnxruntime
     import torch
     from torch import nn
@@ -130,11 +131,12 @@ def _onnx(parts: Any, example: Any, into: Path) -> Reader:
     )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-    def read(x: Any) -> Any:
-        values = x if isinstance(x, dict) else {"x": x}
-        return torch.from_numpy(session.run(None, {name: value.numpy() for name, value in values.items()})[0])
+    def outputs(x: Any) -> tuple[dict[str, Any], Any]:
+        values = {name: value.numpy() for name, value in (x if isinstance(x, dict) else {"x": x}).items()}
+        return values, session.run(None, values)[0]
 
-    return read
+    write_companions(parts, *outputs(example), into)
+    return lambda x: torch.from_numpy(outputs(x)[1])
 
 
 def _hf(parts: Any, example: Any, into: Path) -> Reader:
@@ -149,10 +151,8 @@ def _hf(parts: Any, example: Any, into: Path) -> Reader:
         raise UserError(f"format=hf is for model=bert; this run has a {type(net).__name__}. Take onnx or state_dict.")
     net = _merged(net)
     tokenizer(parts.data.tokenizer or PACKAGED).save_pretrained(into)
-    classes = parts.data.spec.classes
+    _label(net.base.config, parts.task.spec.classes)
     if net.pooling == "native":
-        net.whole.config.id2label = dict(enumerate(classes))
-        net.whole.config.label2id = {name: index for index, name in enumerate(classes)}
         net.whole.save_pretrained(into)
         opened = AutoModelForSequenceClassification.from_pretrained(into, local_files_only=True).eval()
         log.info("open it with AutoModelForSequenceClassification.from_pretrained")
@@ -165,6 +165,12 @@ def _hf(parts: Any, example: Any, into: Path) -> Reader:
     again.base = AutoModel.from_pretrained(into, local_files_only=True).eval()
     again.head.load_state_dict(load_file(into / "head.safetensors"))
     return again.eval()
+
+
+def _label(config: Any, classes: tuple[str, ...]) -> None:
+    """Names the classes in the configuration of a network, which is that of its base as well."""
+    config.id2label = dict(enumerate(classes))
+    config.label2id = {name: index for index, name in enumerate(classes)}
 
 
 def _merged(net: Any) -> Any:
