@@ -112,7 +112,7 @@ def test_the_lines_beside_another_pooling_give_the_same_outputs(
 
 def test_formats_that_a_network_does_not_have_are_told(tmp_path: Path) -> None:
     parts = build(quick("model.width=8"), tmp_path)
-    with pytest.raises(UserError, match="format=hf is for model=bert; this run has a Mlp"):
+    with pytest.raises(UserError, match="format=hf is for model=bert and model=vision; this run has a Mlp"):
         write(parts, "hf", tmp_path / "out")
 
 

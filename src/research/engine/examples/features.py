@@ -1,4 +1,4 @@
-"""Predict rows of numbers: `python example.py rows.npy`, an array (rows, numbers). Needs numpy and onnxruntime alone."""
+"""Predict rows of numbers: `python example.py rows.npy`, of shape (rows, numbers). Needs numpy and onnxruntime."""
 
 import json
 import sys
