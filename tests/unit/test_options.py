@@ -11,6 +11,7 @@ from torch import nn
 
 from research.engine.build import Parts, build, make
 from research.engine.errors import UserError
+from research.engine.warm_start import own_settings
 
 ELSEWHERE = {"hydra", "trainer", "experiment"}  # what is no part of a network's training, or takes long
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ELSEWHERE)
@@ -164,7 +165,7 @@ SPECS = [
 def networks(option: str) -> list[tuple[Any, nn.Module]]:
     """One for each spec that it takes."""
     torch.manual_seed(0)
-    partial = make(composed(f"model={option}").model)
+    partial = make(own_settings(composed(f"model={option}").model))
     taken = []
     for spec in SPECS:
         try:
