@@ -1,10 +1,12 @@
 """What stands beside `model.onnx`: a JSON that says what goes in and what comes out, and an example that runs it."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from research.data.spec import Spec
+from research.engine.calibration import Calibration
 from research.engine.record import write_json
 
 EXAMPLES = Path(__file__).with_name("examples")  # one script a kind of x; each needs onnxruntime and no torch
@@ -31,6 +33,8 @@ def write_companions(parts: Any, inputs: dict[str, Any], output: Any, into: Path
         "inputs": [_array(name, value, spec) for name, value in inputs.items()],
         "output": {**_array("prediction", output, spec), "is": "logits" if spec.target == "class" else "values"},
         "classes": list(spec.classes),
+        "temperature": 1.0,
+        "thresholds": {},
         "units": _units(parts),
         **_of_kind(parts, into),
         "spec": spec.plain(),
@@ -39,6 +43,13 @@ def write_companions(parts: Any, inputs: dict[str, Any], output: Any, into: Path
     if spec.num_outputs:  # a network that predicts hidden words has none
         name = "table" if spec.columns else spec.kind
         shutil.copyfile(EXAMPLES / f"{name}.py", into / "example.py")
+
+
+def add_calibration(into: Path, calibration: Calibration) -> None:
+    """Put into `model.json` the temperature that logits are divided by, and the thresholds of the second class."""
+    about = json.loads((into / "model.json").read_text("utf-8"))
+    told = {"temperature": calibration.temperature, "thresholds": calibration.thresholds}
+    write_json(into / "model.json", about | told)
 
 
 def _array(name: str, value: Any, spec: Spec) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from research.engine.companion import write_companions
+from research.engine.calibration import read_calibration
+from research.engine.companion import add_calibration, write_companions
 from research.engine.errors import UserError, unknown
 from research.engine.record import write_json
 
@@ -68,7 +69,10 @@ def export(cfg: DictConfig, folder: Path) -> None:
 
     from research.engine.opened import opened
 
+    calibration = read_calibration(folder, cfg.checkpoint)
     write(opened(cfg, folder, cached=False), cfg.format, folder / "export" / cfg.format)
+    if cfg.format == "onnx":
+        add_calibration(folder / "export/onnx", calibration)
 
 
 def write(parts: Any, form: str, into: Path) -> None:

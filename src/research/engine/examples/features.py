@@ -14,7 +14,7 @@ session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExe
 x = np.load(sys.argv[1], allow_pickle=False).astype(np.float32)
 (output,) = session.run(None, {"x": x})
 if about["classes"]:
-    shares = np.exp(output - output.max(1, keepdims=True))
+    shares = np.exp((output - output.max(1, keepdims=True)) / about["temperature"])
     shares /= shares.sum(1, keepdims=True)
     for row in shares:
         found = dict(zip(about["classes"], row.tolist(), strict=True))

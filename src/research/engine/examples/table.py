@@ -38,7 +38,7 @@ columns = about["spec"]["columns"]
 x = np.array([[number(row[column["name"]], column) for column in columns] for row in rows], dtype=np.float32)
 (output,) = session.run(None, {"x": x})
 if about["classes"]:
-    shares = np.exp(output - output.max(1, keepdims=True))
+    shares = np.exp((output - output.max(1, keepdims=True)) / about["temperature"])
     shares /= shares.sum(1, keepdims=True)
     for row in shares:
         found = dict(zip(about["classes"], row.tolist(), strict=True))
