@@ -127,7 +127,7 @@ def test_what_cannot_be_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.architecture makes no network: "):
         network(None, hidden_size=None)
     two = Spec("image", (3, 24, 24), "class", ("a", "b"))
-    with pytest.raises(ValueError, match=r"takes pictures of 1 channel\(s\); take data\.channels=1"):
+    with pytest.raises(ValueError, match=r"takes pictures of 1 channel\(s\) here; take data\.channels=1"):
         image_encoder(str(saved(tmp_path / "grey", ViTConfig(**PATCHES, num_channels=1))), two, None, {})
     (vit / "model.safetensors").rename(vit / "pytorch_model.bin")
     locate.cache_clear()

@@ -85,7 +85,7 @@ def image_encoder(
         pixels["size"] = size
     channels = getattr(config, "num_channels", 3)
     if spec.shape[0] not in (1, channels):
-        raise ValueError(f"this encoder takes pictures of {channels} channel(s); take data.channels={channels}")
+        raise ValueError(f"model=vision takes pictures of {channels} channel(s) here; take data.channels={channels}")
     for parameter_name, parameter in model.base_model.named_parameters():
         if any(fnmatchcase(parameter_name, pattern) for pattern in getattr(config, FROZEN, ())):
             parameter.requires_grad = False
