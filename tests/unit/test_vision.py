@@ -237,6 +237,7 @@ def test_it_opens_with_transformers_alone(pooling: str, tmp_path: Path) -> None:
     said = json.loads((tmp_path / "out/preprocessor_config.json").read_text())
     assert (said["image_mean"], said["image_std"], said["size"]) == (MEAN, STD, {"height": 16, "width": 16})
     x, _ = parts.data.rows["test"][torch.arange(1)]
+    assert isinstance(x, Tensor)
     with torch.no_grad():
         expected = parts.task(x)
     pixels = (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)

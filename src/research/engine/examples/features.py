@@ -12,7 +12,7 @@ about = json.loads((folder / "model.json").read_text("utf-8"))
 session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
 
 x = np.load(sys.argv[1], allow_pickle=False).astype(np.float32)
-(output,) = session.run(None, {"x": x})
+output = np.asarray(session.run(None, {"x": x})[0])
 if about["classes"]:
     shares = np.exp((output - output.max(1, keepdims=True)) / about["temperature"])
     shares /= shares.sum(1, keepdims=True)

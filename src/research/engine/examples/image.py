@@ -18,7 +18,7 @@ for name in sys.argv[1:]:
     picture = ImageOps.exif_transpose(Image.open(name)).convert("RGB" if channels == 3 else "L")
     picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
     pictures.append(np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1))
-(output,) = session.run(None, {"x": np.stack(pictures).astype(np.float32) / 255})
+output = np.asarray(session.run(None, {"x": np.stack(pictures).astype(np.float32) / 255})[0])
 shares = np.exp((output - output.max(1, keepdims=True)) / about["temperature"])
 shares /= shares.sum(1, keepdims=True)
 for row in shares:

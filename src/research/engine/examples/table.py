@@ -36,7 +36,7 @@ with open(sys.argv[1], newline="", encoding="utf-8-sig") as file:
     rows = list(csv.DictReader(file))
 columns = about["spec"]["columns"]
 x = np.array([[number(row[column["name"]], column) for column in columns] for row in rows], dtype=np.float32)
-(output,) = session.run(None, {"x": x})
+output = np.asarray(session.run(None, {"x": x})[0])
 if about["classes"]:
     shares = np.exp((output - output.max(1, keepdims=True)) / about["temperature"])
     shares /= shares.sum(1, keepdims=True)

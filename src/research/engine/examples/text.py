@@ -17,7 +17,8 @@ tokenizer.enable_truncation(about["tokenizer"]["max_length"])
 tokenizer.enable_padding(pad_id=about["tokenizer"]["pad_id"])
 read = tokenizer.encode_batch([text.strip() for text in sys.argv[1:]])
 inputs = {"input_ids": [text.ids for text in read], "attention_mask": [text.attention_mask for text in read]}
-(output,) = session.run(None, {name: np.array(value, dtype=np.int64) for name, value in inputs.items()})
+arrays = {name: np.array(value, dtype=np.int64) for name, value in inputs.items()}
+output = np.asarray(session.run(None, arrays)[0])
 shares = np.exp((output - output.max(1, keepdims=True)) / about["temperature"])
 shares /= shares.sum(1, keepdims=True)
 for row in shares:
