@@ -151,13 +151,13 @@ def test_the_record_says_which_python_the_texts_are_from(command: Command) -> No
         (("finetune=gradual",), "epoch 2 asks for 4 layers; this network has 2"),
         (("model.pretrained=no/such-model",), "Three ways on"),
         (("data.packages=[asyncio,emial]",), "did you mean 'email'?"),
-        (("model=mlp", "data=docstrings", 'pretrain=["seed=1"]'), "is for a model that takes pretrained weights"),
+        (("model=boosting", "data=docstrings", 'pretrain=["seed=1"]'), "is for a model that takes pretrained weights"),
         (("task=masked",), "task=masked needs model=masked_bert; this run has a Bert"),
         (("model=mlp", "data=docstrings"), "model=mlp takes x of kind features or image"),
     ],
 )
 def test_wrong_input_is_told(command: Command, words: tuple[str, ...], fragment: str) -> None:
-    run = command("train", *SMALL[:2] if "model=mlp" not in words else (), *TEXT, *words, ok=False)
+    run = command("train", *SMALL[:2] if "data=docstrings" not in words else (), *TEXT, *words, ok=False)
     assert run.code == 1
     assert fragment in run.out
     assert "Traceback" not in run.out

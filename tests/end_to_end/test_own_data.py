@@ -32,8 +32,14 @@ PAGE = (ROOT / "conf/data/README.md").read_text("utf-8")
 COMMANDS = re.findall(r"^(?:python|cat) .*", PAGE, re.MULTILINE)
 # what makes a command on texts short, and its weights small
 SMALL = "model.pretrained=null data.max_length=16 trainer.max_epochs=5 optimizer.lr=2e-3"
-SHORT = {"model=bert": SMALL, "model=cnn": "data.size=16"}
-RUNS = {"new.csv": "mlp_table", "photos/": "cnn_images"}  # what reads a run is on the files of the newest such
+SHORT = {"model=bert": SMALL, "model=cnn": "data.size=16", "model=vision": "model.image_size=32 data.size=16"}
+IMAGES = "cnn_images"
+RUNS = {
+    "new.csv": "mlp_table",
+    "photos/": IMAGES,
+    "calibrate=": IMAGES,
+    "format=onnx": IMAGES,
+}  # what reads a run is on the files of the newest such
 WORDS = {"good": ["fine", "great", "lovely", "charming", "bright"], "bad": ["dull", "awful", "poor", "tedious", "grim"]}
 
 
@@ -104,7 +110,7 @@ def metrics(run: Path) -> dict[str, float]:
 
 def test_commands_of_the_page(place: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(hub))
-    assert len(COMMANDS) == 13
+    assert len(COMMANDS) == 16
     for line in COMMANDS:
         for part, words in SHORT.items():
             line = f"{line} {words}" if part in line else line
@@ -120,6 +126,16 @@ def test_commands_of_the_page(place: Path, hub: Path, monkeypatch: pytest.Monkey
     assert metrics(newest(place, "boosting_table"))["test/r2"] > 0
     assert metrics(newest(place, "cnn_images"))["test/acc"] > 0.8
     assert metrics(newest(place, "bert_text"))["test/acc"] > 0.9
+    assert metrics(newest(place, "vision_images"))["test/acc"] > 0.3  # 600 tiny pictures, seen at 32 pixels
+    cnn = newest(place, IMAGES)
+    assert {"val/ece", "val/ece_calibrated"} <= json.loads((cnn / "evaluate.json").read_text()).keys()
+    written = json.loads((cnn / "export/onnx/model.json").read_text())
+    assert written["temperature"] == json.loads((cnn / "calibration.json").read_text())["best"]["temperature"]
+    picture = next((place / "photos/7").iterdir())
+    said = subprocess.run(
+        [sys.executable, cnn / "export/onnx/example.py", picture], capture_output=True, text=True, check=True
+    )
+    assert json.loads(said.stdout)["prediction"] in written["classes"]
     found = [json.loads(line) for line in (place / "predictions.jsonl").read_text().splitlines()]
     assert len(found) == 600
     assert np.mean([row["prediction"] == row["file"].split("/")[0] for row in found]) > 0.8

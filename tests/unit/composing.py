@@ -73,6 +73,8 @@ def quick(*overrides: str, epochs: int = 1, steps: int = 2) -> DictConfig:
         cfg.callbacks = {}
     if "max_length" in cfg.data:  # texts: few and short
         cfg.data.max_length = 16
+    if "image_size" in cfg.model:  # pictures: small
+        cfg.model.image_size = cfg.model.image_size or 32
     if "packages" in cfg.data:
         cfg.data.packages = 2
     for name, callback in dict(cfg.callbacks).items():

@@ -15,6 +15,7 @@ from research.engine.build import Parts, build, make
 from research.engine.errors import UserError
 from research.engine.finetune import Finetune, depths
 from research.engine.train import train
+from research.engine.warm_start import own_settings
 
 SPEC = Spec("text", (50, 16), "class", ("a", "b"), class_counts=(1, 1))
 SIZES = "{hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 16}"
@@ -82,7 +83,7 @@ def test_the_table_says_what_learns_and_from_when() -> None:
 
 
 def test_only_layers_that_have_parameters_count() -> None:
-    net = make(composed("model=mlp").model)(spec=Spec("features", (5,), "class", ("a", "b")))
+    net = make(own_settings(composed("model=mlp").model))(spec=Spec("features", (5,), "class", ("a", "b")))
     assert {name: depth for name, depth in depths(net).items() if "weight" in name} == {
         "hidden.0.weight": 1,
         "hidden.1.weight": 2,

@@ -118,6 +118,8 @@ def _target(node: DictConfig, path: str) -> Iterator[str]:
         return
     if target.startswith("research."):
         found = Signature({k: v for k, v in found.types.items() if k not in SUPPLIED}, found.open)
+    if path == "model":
+        found = Signature({"pretrained": str | None, **found.types}, found.open)  # a run, which any network starts from
     for key in [str(k) for k in node if k not in HYDRA_KEYS]:
         yield from _argument(node, f"{path}.{key}", key, target, found)
 

@@ -38,6 +38,7 @@ from research.engine.randomness import WEIGHTS, SeedEachBatch, fold
 from research.engine.rehearsal import unscored
 from research.engine.schedules import StepPlateau
 from research.engine.trust import literal
+from research.engine.warm_start import own_settings, start_from_run
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,9 @@ def build(
     with _blame(problems, "augment", cfg):
         data.augment = maker(cfg.augment)(spec=data.spec)
     with _blame(problems, "model", cfg):
-        net = maker(cfg.model)(spec=data.spec)
+        net = maker(own_settings(cfg.model))(spec=data.spec)
+        if state is None:
+            start_from_run(net, cfg.model, data.spec)
     with _blame(problems, "finetune", cfg):
         plan = make(cfg.finetune)
     with _blame(problems, "loss", cfg):

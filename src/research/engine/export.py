@@ -8,7 +8,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from research.engine.calibration import read_calibration
+from research.engine.companion import add_calibration, write_companions
 from research.engine.errors import UserError, unknown
+from research.engine.record import write_json
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,26 @@ h = {pooled}
 h = layer_norm(h, h.shape[-1:], head["0.weight"], head["0.bias"])
 logits = h @ head["2.weight"].T + head["2.bias"]
 """
+OPEN_IMAGE = """\
+import json, sys
+from pathlib import Path
+import numpy as np, torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn.functional import layer_norm
+from transformers import AutoModel
+
+folder = Path(__file__).parent
+base, head = AutoModel.from_pretrained(folder).eval(), load_file(folder / "head.safetensors")
+said = json.loads((folder / "preprocessor_config.json").read_text())
+picture = Image.open(sys.argv[1]).convert("RGB").resize((said["size"]["width"], said["size"]["height"]))
+x = (np.asarray(picture) / 255 - said["image_mean"]) / said["image_std"]  # (H, W, 3)
+h = base(pixel_values=torch.tensor(x[..., :{channels}]).permute(2, 0, 1)[None].float()).last_hidden_state
+h = {pooled}
+h = layer_norm(h, h.shape[-1:], head["0.weight"], head["0.bias"])
+logits = h @ head["2.weight"].T + head["2.bias"]
+"""
+POOLED_IMAGE = {"mean": "h.flatten(2).mean(2) if h.dim() == 4 else h.mean(1)", "cls": "h[:, 0]"}
 POOLED = {
     "mean": '(h * x["attention_mask"][..., None]).sum(1) / x["attention_mask"].sum(1, keepdim=True)',
     "cls": "h[:, 0]",
@@ -46,7 +69,10 @@ def export(cfg: DictConfig, folder: Path) -> None:
 
     from research.engine.opened import opened
 
+    calibration = read_calibration(folder, cfg.checkpoint)
     write(opened(cfg, folder, cached=False), cfg.format, folder / "export" / cfg.format)
+    if cfg.format == "onnx":
+        add_calibration(folder / "export/onnx", calibration)
 
 
 def write(parts: Any, form: str, into: Path) -> None:
@@ -94,7 +120,7 @@ def _state_dict(parts: Any, example: Any, into: Path) -> Reader:
 
 
 def _onnx(parts: Any, example: Any, into: Path) -> Reader:
-    """`model.onnx`, with a free batch size and, for texts, a free length."""
+    """`model.onnx`, with a free batch size and, for texts, a free length; `model.json` and `example.py` beside it."""
     import onnxruntime
     import torch
     from torch import nn
@@ -130,41 +156,66 @@ def _onnx(parts: Any, example: Any, into: Path) -> Reader:
     )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-    def read(x: Any) -> Any:
-        values = x if isinstance(x, dict) else {"x": x}
-        return torch.from_numpy(session.run(None, {name: value.numpy() for name, value in values.items()})[0])
+    def outputs(x: Any) -> tuple[dict[str, Any], Any]:
+        values = {name: value.numpy() for name, value in (x if isinstance(x, dict) else {"x": x}).items()}
+        return values, session.run(None, values)[0]
 
-    return read
+    write_companions(parts, *outputs(example), into)
+    return lambda x: torch.from_numpy(outputs(x)[1])
 
 
 def _hf(parts: Any, example: Any, into: Path) -> Reader:
     """A folder of transformers: whole for pooling=native, else the encoder with the head beside it."""
     from safetensors.torch import load_file, save_file
-    from transformers import AutoModel, AutoModelForSequenceClassification
-
-    from research.engine.pretrained import PACKAGED, tokenizer
+    from transformers import AutoModel, AutoModelForImageClassification, AutoModelForSequenceClassification
 
     net = parts.task.net
     if not hasattr(net, "pooling"):
-        raise UserError(f"format=hf is for model=bert; this run has a {type(net).__name__}. Take onnx or state_dict.")
+        raise UserError(
+            f"format=hf is for model=bert and model=vision; this run has a {type(net).__name__}. Take onnx or "
+            "state_dict."
+        )
     net = _merged(net)
-    tokenizer(parts.data.tokenizer or PACKAGED).save_pretrained(into)
-    classes = parts.data.spec.classes
+    images = parts.task.spec.kind == "image"
+    _reader(parts, net, into)
+    _label(net.base.config, parts.task.spec.classes)
     if net.pooling == "native":
-        net.whole.config.id2label = dict(enumerate(classes))
-        net.whole.config.label2id = {name: index for index, name in enumerate(classes)}
         net.whole.save_pretrained(into)
-        opened = AutoModelForSequenceClassification.from_pretrained(into, local_files_only=True).eval()
-        log.info("open it with AutoModelForSequenceClassification.from_pretrained")
+        kind: Any = AutoModelForImageClassification if images else AutoModelForSequenceClassification
+        opened = kind.from_pretrained(into, local_files_only=True).eval()
+        log.info("open it with %s.from_pretrained", kind.__name__)
+        if images:
+            return lambda x: opened(pixel_values=net.prepare(parts.task.scale_x(x))).logits
         return lambda x: opened(**x).logits
     net.base.save_pretrained(into)
     save_file({name: value.contiguous() for name, value in net.head.state_dict().items()}, into / "head.safetensors")
-    (into / "open.py").write_text(OPEN_BASE.format(pooled=POOLED[net.pooling]))
+    lines = OPEN_BASE.format(pooled=POOLED[net.pooling])
+    if images:
+        lines = OPEN_IMAGE.format(pooled=POOLED_IMAGE[net.pooling], channels=len(net.prepare.scale))
+    (into / "open.py").write_text(lines)
     log.info("its pooling is %s, not the library's own; open.py beside it has the lines that open it", net.pooling)
     again = copy.deepcopy(net)
     again.base = AutoModel.from_pretrained(into, local_files_only=True).eval()
     again.head.load_state_dict(load_file(into / "head.safetensors"))
-    return again.eval()
+    return (lambda x: again.eval()(parts.task.scale_x(x))) if images else again.eval()
+
+
+def _reader(parts: Any, net: Any, into: Path) -> None:
+    """Writes what makes the input of the network: its tokenizer, or the size, mean and std of its pictures."""
+    if parts.task.spec.kind == "image":
+        from research.engine.vision import PROCESSOR, processor
+
+        write_json(into / PROCESSOR, processor(net.base.config, net, parts.task.spec))
+        return
+    from research.engine.pretrained import PACKAGED, tokenizer
+
+    tokenizer(parts.data.tokenizer or PACKAGED).save_pretrained(into)
+
+
+def _label(config: Any, classes: tuple[str, ...]) -> None:
+    """Names the classes in the configuration of a network, which is that of its base as well."""
+    config.id2label = dict(enumerate(classes))
+    config.label2id = {name: index for index, name in enumerate(classes)}
 
 
 def _merged(net: Any) -> Any:

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ BATCH = 32  # rows that are computed together
 TRIED = 8  # rows of which the outputs of the task are compared, with features and without
 HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer", "_augmented")
 Inputs = dict[str, Tensor]  # of the base, by name
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # of inputs, by name
 
 
 class Unusable(Exception):
@@ -54,13 +56,15 @@ def fill(task: Any, data: Data, folder: Path, max_bytes: int, trainer: Trainer) 
     """
     start = time.perf_counter()
     try:
-        rows = {split: list(_inputs(data, part)) for split, part in data.rows.items()}
+        if data.spec.kind == "image" and not hasattr(task, "scale_x"):
+            raise Unusable(f"{type(task).__name__} has no scale_x, which says what the base is given of a picture")
+        rows = {split: list(_seen(task, data, part)) for split, part in data.rows.items()}
         trainer.precision_plugin.convert_module(task.net)
         task.to(trainer.strategy.root_device)
         modes = {module: module.training for module in task.modules()}
         task.eval()
         try:
-            features, found = _kept(task, rows, folder, max_bytes, trainer)
+            features, found = _kept(task, data, rows, folder, max_bytes, trainer)
             _try(task, data, features, trainer)
         finally:
             for module, mode in modes.items():
@@ -73,21 +77,37 @@ def fill(task: Any, data: Data, folder: Path, max_bytes: int, trainer: Trainer) 
     log.info("features   of the frozen base %s in %.1f s; each epoch now trains the head alone", how, seconds)
 
 
-def _inputs(data: Data, rows: Any) -> Iterator[Inputs]:
-    """x of each row by itself, `{name: (1, ...)}`.
+@dataclass(frozen=True)
+class Seen:
+    """What the base is given of a row: a hash of it, and its shapes. It is read again where it is needed."""
+
+    content: bytes
+    shapes: Shapes
+
+
+def _seen(task: Any, data: Data, rows: Any) -> Iterator[Seen]:
+    """Of each row, what the base is given.
 
     Raises:
-        Unusable: x is something else, or is not that of its rows, one by one, in a batch of several.
+        Unusable: x is neither pictures nor a dict, or is not that of its rows, one by one, in a batch of several.
     """
     if own := [name for name in HOOKS if getattr(type(data), name) is not getattr(Data, name)]:
         raise Unusable(f"{type(data).__name__}.{own[0]} may change a batch")
     for index in torch.arange(len(rows)).split(BATCH):
         together, _ = rows[index]
-        for place, row in enumerate(index):
-            alone, _ = rows[row[None]]
-            if not _is_row(alone, together, place):
-                raise Unusable("x of a batch is not a dict of its rows' tensors, padded at their ends")
-            yield alone
+        if data.spec.kind == "image" and isinstance(together, Tensor):  # of one size: there is no padding
+            alone_of = ({"x": x[None]} for x in task.scale_x(together))
+        else:
+            alone_of = (_alone(rows, row, together, place) for place, row in enumerate(index))
+        for alone in alone_of:
+            yield Seen(_content(alone), _shapes(alone))
+
+
+def _alone(rows: Any, row: Tensor, together: Any, place: int) -> Inputs:
+    alone, _ = rows[row[None]]
+    if not _is_row(alone, together, place):
+        raise Unusable("x of a batch is not a dict of its rows' tensors, padded at their ends")
+    return alone
 
 
 def _is_row(alone: Any, together: Any, place: int) -> bool:
@@ -105,25 +125,24 @@ def _is_row(alone: Any, together: Any, place: int) -> bool:
 
 
 def _kept(
-    task: Any, rows: dict[str, list[Inputs]], folder: Path, max_bytes: int, trainer: Trainer
+    task: Any, data: Data, rows: dict[str, list[Seen]], folder: Path, max_bytes: int, trainer: Trainer
 ) -> tuple[dict[str, Tensor], bool]:
     """The features of the rows of each split, and whether they were on the disk."""
-    places = {split: [_content(x) for x in part] for split, part in rows.items()}
-    distinct = {content: x for split, part in rows.items() for content, x in zip(places[split], part, strict=True)}
-    ordered = sorted(distinct, key=lambda content: (_shapes(distinct[content]), content))
+    distinct = {seen: (split, row) for split, part in rows.items() for row, seen in enumerate(part)}
+    ordered = sorted(distinct, key=lambda seen: (seen.shapes, seen.content))
 
     def make(path: Path) -> None:
-        found = _features(task.net, [distinct[content] for content in ordered], trainer)
+        found = _features(task, data, [(seen.shapes, *distinct[seen]) for seen in ordered], trainer)
         path.write_bytes(save({"features": found}))  # save_file hides from a full disk what kept would tell
 
-    path = folder / f"{_key(task.net, ordered, trainer)}.safetensors"
+    path = folder / f"{_key(task.net, [seen.content for seen in ordered], trainer)}.safetensors"
     content, found = kept(path, max_bytes, make, load_file)
-    index = {content: place for place, content in enumerate(ordered)}
-    return {split: content["features"][[index[one] for one in part]] for split, part in places.items()}, found
+    index = {seen: place for place, seen in enumerate(ordered)}
+    return {split: content["features"][[index[seen] for seen in part]] for split, part in rows.items()}, found
 
 
-def _shapes(x: Inputs) -> list[tuple[str, tuple[int, ...]]]:
-    return sorted((name, tuple(value.shape)) for name, value in x.items())
+def _shapes(x: Inputs) -> Shapes:
+    return tuple(sorted((name, tuple(value.shape)) for name, value in x.items()))
 
 
 def _content(x: Inputs) -> bytes:
@@ -145,7 +164,7 @@ def _key(network: Any, rows: list[bytes], trainer: Trainer) -> str:
     configured = (config.to_json_string(), getattr(config, "_attn_implementation", None)) if config else None
     settings = [(name, type(module).__qualname__, _settings(module)) for name, module in parts]
     content.update(repr((versions, place, configured, settings)).encode())
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted({**dict(network.named_buffers()), **network.state_dict()}.items()):
         if name.split(".")[0] != "head":
             content.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
             content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -164,25 +183,35 @@ def _settings(module: nn.Module) -> list[tuple[str, Any]]:
     return sorted(({k: v for k, v in found.items() if isinstance(v, plain)} | lists).items())
 
 
-def _features(network: Any, rows: list[Inputs], trainer: Trainer) -> Tensor:
+def _features(task: Any, data: Data, rows: list[tuple[Shapes, str, int]], trainer: Trainer) -> Tensor:
     """(N, H) of rows that are sorted by their shapes: those of a batch have the same, so that nothing is padded.
+
+    Args:
+        rows: the shapes of each, its split and its place there.
 
     Raises:
         Unusable: they depend on what learns.
     """
-    device = trainer.strategy.root_device
     made = []
-    for _, same in groupby(rows, _shapes):
+    for _, same in groupby(rows, lambda row: row[0]):
         group = list(same)
         for start in range(0, len(group), BATCH):
-            some = group[start : start + BATCH]
-            x = {name: torch.cat([row[name] for row in some]).to(device) for name in some[0]}
+            each = [data.rows[split][torch.tensor([row])][0] for _, split, row in group[start : start + BATCH]]
+            x = _given(task, each, trainer)
             with trainer.precision_plugin.forward_context():
-                found = network.features(x)  # of frozen weights: it keeps no graph
+                found = task.net.features(x)  # of frozen weights: it keeps no graph
             if found.requires_grad:
-                raise Unusable(f"{type(network).__name__}.features makes them with weights that learn")
+                raise Unusable(f"{type(task.net).__name__}.features makes them with weights that learn")
             made.append(found.float().cpu())
     return torch.cat(made)
+
+
+def _given(task: Any, each: list[Any], trainer: Trainer) -> Any:
+    """What the base is given of a batch, on its device: pictures as the task scales them, or inputs by name."""
+    device, plugin = trainer.strategy.root_device, trainer.precision_plugin
+    if isinstance(each[0], Tensor):
+        return task.scale_x(plugin.convert_input(torch.cat(each)).to(device))
+    return {name: torch.cat([row[name] for row in each]).to(device) for name in each[0]}
 
 
 @torch.inference_mode()

@@ -18,16 +18,20 @@ from research.engine.values import Fraction, NonNegativeInt, PositiveInt, Probab
 
 log = logging.getLogger(__name__)
 
+QUERY_VALUE = ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin")
 NUM_TOLD = 8  # names of parameters that a warning holds
 
 
 class Lora(TypedDict):
-    """Low-rank adapters (Hu et al., 2022): rank, scale, dropout, and the names of the layers that get one."""
+    """Low-rank adapters (Hu et al., 2022): rank, scale, dropout, and the names of the layers that get one.
+
+    None for the layers of queries and values, as encoders call them.
+    """
 
     r: PositiveInt
     alpha: PositiveInt
     dropout: Probability
-    targets: list[str]
+    targets: list[str] | None
 
 
 class Finetune(Callback):
@@ -201,12 +205,16 @@ def _adapt(network: nn.Module, lora: Lora) -> None:
 
     base: Any = getattr(network, "base", network)
     linear = sorted({name.split(".")[-1] for name, m in base.named_modules() if isinstance(m, nn.Linear)})
-    for target in lora["targets"]:
+    targets = [name for name in linear if name in QUERY_VALUE] if lora["targets"] is None else lora["targets"]
+    if not targets:
+        raise ValueError(
+            "lora: no linear layer is one of queries or values; name layers, finetune.lora.targets=[...]: "
+            f"there are {', '.join(linear) or 'none'}"
+        )
+    for target in targets:
         if target not in linear:
             raise ValueError(f"lora.targets: no linear layer is called '{target}'; there are {', '.join(linear)}")
-    config = LoraConfig(
-        r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules=lora["targets"]
-    )
+    config = LoraConfig(r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules=targets)
     inject_adapter_in_model(config, base)
 
 

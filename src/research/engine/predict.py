@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from research.engine.calibration import calibrated, decision, read_calibration
 from research.engine.errors import UserError, unknown
 from research.engine.record import finite
 
@@ -38,6 +39,8 @@ def predict(cfg: DictConfig, folder: Path) -> None:
     from research.engine.opened import opened
 
     parts = opened(cfg, folder, cached=False, read=False)
+    calibration = read_calibration(folder, cfg.get("checkpoint", "best"))
+    threshold = decision(cfg.get("threshold"), calibration, parts.task.spec, folder)
     if parts.task.spec.target == "class" and not parts.task.spec.classes:
         raise UserError(f"'{folder.name}' predicts hidden words, no classes; first train model=bert on its weights.")
     parts.task = parts.trainer.precision_plugin.convert_module(parts.task)
@@ -50,7 +53,7 @@ def predict(cfg: DictConfig, folder: Path) -> None:
             stream: Any = parts.data.inputs(given)
             with closing(stream):
                 for inputs in stream:
-                    write(_with_predictions(inputs, parts))
+                    write(_with_predictions(inputs, parts, calibration.temperature, threshold))
                     unread.add(inputs)
                     progress.update(bar, completed=unread.num_rows)
         except UserError:
@@ -64,6 +67,8 @@ def predict(cfg: DictConfig, folder: Path) -> None:
         log.warning("row %d cannot be read and has no prediction: %s%s", row + 1, _place(given, parts, row), why)
     if unread.num > NUM_TOLD:
         log.warning("... and %d more", unread.num - NUM_TOLD)
+    if calibration.temperature != 1:
+        log.info("calibrated by the run's temperature, %.4f", calibration.temperature)
     log.info("predicted  %d of %d rows", unread.num_rows - unread.num, unread.num_rows)
     log.info("output     %s", out)
 
@@ -110,8 +115,13 @@ def _place(given: str, parts: Any, row: int) -> str:
     return f"{locate(given, row, dialect=parts.data.dialect)}: " if cheap else ""
 
 
-def _with_predictions(inputs: Any, parts: Any) -> Any:
-    """The rows with the columns of predictions behind them."""
+def _with_predictions(inputs: Any, parts: Any, temperature: float, threshold: float | None) -> Any:
+    """The rows with the columns of predictions behind them.
+
+    Args:
+        temperature: of the probabilities.
+        threshold: from which on a row is of the second of two classes; None for the likeliest class.
+    """
     import pyarrow as pa
     import torch
 
@@ -126,7 +136,9 @@ def _with_predictions(inputs: Any, parts: Any) -> Any:
         return pa.array(cells, kind)
 
     if spec.target == "class":
-        new = {"prediction": column([spec.classes[i] for i in found.argmax(1).tolist()], pa.string())}
+        found = calibrated(found, temperature)
+        codes = found.argmax(1) if threshold is None else (found[:, 1] >= threshold).long()
+        new = {"prediction": column([spec.classes[i] for i in codes.tolist()], pa.string())}
         for name, share in zip(spec.classes, found.T, strict=True):
             new[f"probability_{name}"] = column(share.tolist(), pa.float32())
     else:

@@ -152,7 +152,7 @@ def encoder(
     Raises:
         ValueError: the weights are not to be had, or are not those of such a network, or it takes other texts.
     """
-    model = _opened(name, {"vocab_size": spec.shape[0], **architecture}, dropout, num_labels)
+    model = open_model(name, {"model_type": "bert", "vocab_size": spec.shape[0], **architecture}, dropout, num_labels)
     if name is not None:
         _check_reader(name, model.base_model, both_ways)
     words, tokens = model.get_input_embeddings().num_embeddings, getattr(model.config, "max_position_embeddings", 0)
@@ -187,17 +187,33 @@ def _check_reader(name: str, base: Any, both_ways: bool) -> None:
         )
 
 
-def _opened(name: str | None, architecture: dict[str, Any], dropout: float, num_labels: int | None) -> Any:
-    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+def open_model(
+    name: str | None, architecture: dict[str, Any], dropout: float, num_labels: int | None, images: bool = False
+) -> Any:
+    """A network of the library: an encoder, or with a head for so many labels, of texts or of images.
+
+    Args:
+        name: as of `locate`; None for a new one from `architecture`.
+
+    Raises:
+        ValueError: the weights are not to be had, or are not those of their own config.
+    """
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForImageClassification,
+        AutoModelForSequenceClassification,
+    )
 
     _quiet()
-    kind = AutoModel if num_labels is None else AutoModelForSequenceClassification
+    headed: Any = AutoModelForImageClassification if images else AutoModelForSequenceClassification
+    kind: Any = AutoModel if num_labels is None else headed
     labels: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
     safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     folder = None if name is None else locate(name)
     try:
         if folder is None:
-            config = AutoConfig.for_model(**{"model_type": "bert", **architecture, **labels})
+            config = AutoConfig.for_model(**{**architecture, **labels})
         else:
             config = AutoConfig.from_pretrained(folder, **safe, **labels)
         if "classifier_dropout" in config.to_dict():
@@ -212,7 +228,8 @@ def _opened(name: str | None, architecture: dict[str, Any], dropout: float, num_
     except ValueError as error:
         raise ValueError(str(error).partition("Model type should be one of")[0].strip()) from error  # a hundred names
     except Exception as error:  # of libraries that read many formats
-        raise ValueError(f"'{folder}' cannot be opened as a pretrained model: {error}") from error
+        what = f"'{folder}' cannot be opened as a pretrained model" if folder else "model.architecture makes no network"
+        raise ValueError(f"{what}: {error}") from error
     prefix = "" if num_labels is None else f"{model.base_model_prefix}."
     lost = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     lost = [key for key in lost if key.startswith(prefix) and not key.removeprefix(prefix).startswith("pooler.")]
@@ -234,14 +251,16 @@ def _of_run(model: Any, run: Path) -> Any:
 
 
 def keep(parts: Any, folder: Path) -> None:
-    """Leaves in a run's folder what is needed to read its texts and build its network again, beside the checkpoints."""
+    """Leaves in a run's folder what is needed to read its texts and build its encoder again, beside the checkpoints."""
     base: Any = getattr(parts.task.net, "base", None)
     there = (folder / BASE / "config.json").is_file()  # of a run that goes on; it is not written into
-    if not hasattr(parts.data, "tokenizer") or there:
+    texts, configured = hasattr(parts.data, "tokenizer"), hasattr(base, "config")
+    if there or not (texts or configured):
         return
-    source = parts.data.tokenizer or PACKAGED
-    tokenizer(source).save_pretrained(folder / BASE)
-    if hasattr(base, "config"):
+    source = (parts.data.tokenizer or PACKAGED) if texts else ""
+    if texts:
+        tokenizer(source).save_pretrained(folder / BASE)
+    if configured:
         base.config.save_pretrained(folder / BASE)  # last: it says that all is there
     else:  # a network of another kind, which has a use for the tokenizer alone
         (folder / BASE / "config.json").write_bytes((locate(source, weights=False) / "config.json").read_bytes())
@@ -256,7 +275,8 @@ def from_run(cfg: DictConfig, folder: Path) -> DictConfig:
     OmegaConf.set_struct(cfg, False)
     if "pretrained" in cfg.model:
         cfg.model.pretrained, cfg.model.architecture = None, architecture
-    cfg.data.tokenizer = str(folder / BASE)
+    if "tokenizer" in cfg.data:
+        cfg.data.tokenizer = str(folder / BASE)
     return cfg
 
 

@@ -71,7 +71,8 @@ class Supervised(FitsMemory):
     def answer(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
         """What the network says of a batch, (B, C) or (B, K) as it is trained, and y in the data's units."""
         x, y = batch
-        return self.net(self.scale_x(x)), y
+        # what a frozen base outputs of an image, (B, H), has been scaled before
+        return self.net(x if self.spec.kind == "image" and x.dim() == 2 else self.scale_x(x)), y
 
     def predicted(self, raw: Tensor) -> Tensor:
         """Of what the network says: (B, C) probabilities, or (B, K) values in the data's units."""
