@@ -69,6 +69,13 @@ def place(clone: Path) -> Path:
         folder = clone / "photos" / str(label)
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 255 / 16).astype(np.uint8)).save(folder / f"{index:04}.png")
+    listed = [("file", "kind"), *((path.relative_to(clone), path.parent.name) for path in clone.glob("photos/*/*.png"))]
+    (clone / "shots.csv").write_text("\n".join(f"{path},{kind}" for path, kind in listed))
+    flats = [(30 + i * 37 % 90, f"{i % 28 + 1:02}.{i % 12 + 1:02}.2020", ("Süd", "Nord")[i % 2]) for i in range(300)]
+    lines = [f"{size},5 m²;{day};{side};{10 * size + 1},50 €" for size, day, side in flats]
+    (clone / "wohnungen.csv").write_bytes("\n".join(["fläche;einzug;lage;miete", *lines]).encode("cp1252"))
+    numbers = ((i, i * 31 % 97, 3.5 * (i * 31 % 97) - i) for i in range(300))
+    (clone / "readings.txt").write_text("\n".join("\t".join(map(str, row)) for row in numbers))
     return clone
 
 
@@ -110,7 +117,7 @@ def metrics(run: Path) -> dict[str, float]:
 
 def test_commands_of_the_page(place: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(hub))
-    assert len(COMMANDS) == 16
+    assert len(COMMANDS) == 19
     for line in COMMANDS:
         for part, words in SHORT.items():
             line = f"{line} {words}" if part in line else line
@@ -124,6 +131,10 @@ def test_commands_of_the_page(place: Path, hub: Path, monkeypatch: pytest.Monkey
     regression = metrics(newest(place, "mlp_table"))
     assert "test/r2" in regression  # of the last fold: the task was seen in the target
     assert metrics(newest(place, "boosting_table"))["test/r2"] > 0
+    linear = sorted(place.glob("logs/**/metrics.json"), key=os.path.getmtime)
+    linear = [metrics(path.parent)["test/r2"] for path in linear if "_linear_table" in path.parent.name]
+    assert min(linear) > 0.9
+    assert len(linear) == 2
     assert metrics(newest(place, "cnn_images"))["test/acc"] > 0.8
     assert metrics(newest(place, "bert_text"))["test/acc"] > 0.9
     assert metrics(newest(place, "vision_images"))["test/acc"] > 0.3  # 600 tiny pictures, seen at 32 pixels

@@ -11,9 +11,9 @@ from research.engine.record import write_json
 
 EXAMPLES = Path(__file__).with_name("examples")  # one script a kind of x; each needs onnxruntime and no torch
 UNITS = {
-    "numeric": "as in the file",
+    "numeric": "as in the file, without its unit and the marks between thousands, less the column's offset",
     "boolean": "1 for true, yes, t and y, else 0",
-    "date": "days since 1970-01-01, UTC",
+    "date": "days since 1970-01-01, UTC, less the column's offset; or its part, a sine or cosine",
     "categorical": "the place in `categories`, from 0; -1 for a text that is not among them",
 }
 PICTURE = "scaled to cover the square (bilinear), cut at its middle, divided by 255; channels first"
@@ -64,7 +64,10 @@ def _units(parts: Any) -> dict[str, str]:
     kinds = dict.fromkeys(column.kind for column in spec.columns)
     found = {kind: UNITS[kind] for kind in kinds}
     if spec.target == "value":
-        found["prediction"] = f"those of {getattr(parts.data, 'target', None) or 'the target'} in the training data"
+        shift = f", less {spec.label.offset:.17g}" if spec.label and spec.label.offset else ""
+        found["prediction"] = (
+            f"those of {getattr(parts.data, 'target', None) or 'the target'} in the training data{shift}"
+        )
     return found
 
 

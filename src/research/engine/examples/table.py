@@ -26,16 +26,36 @@ def number(cell: str, column: dict) -> float:
         return column["categories"].index(name) if name in column["categories"] else -1
     if column["kind"] == "boolean":
         return float(cell.lower() in ("true", "yes", "t", "y"))
-    if column["kind"] == "date":
-        time = datetime.fromisoformat(cell)
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() / 86400 - column.get("offset", 0)
-    return float(cell) - column.get("offset", 0)
+    value = date(cell, column) if column["kind"] == "date" else amount(cell, column["decimal"])
+    return value - column["offset"]
+
+
+def amount(cell: str, decimal: str) -> float:
+    """A number without its unit and the marks between thousands; in brackets it is negative."""
+    if not decimal:
+        return float(cell)
+    digits = re.sub(r"[^\d.,eE+-]", "", cell.replace("\u2212", "-").replace("\u2013", "-").replace("(", "-"))
+    digits = re.search(r"-?[\d.,]+([eE][+-]?\d+)?", digits).group()
+    return float(digits.replace("." if decimal == "," else ",", "").replace(",", "."))
+
+
+def date(cell: str, column: dict) -> float:
+    """The days since 1970 of a date, or one of its places in the year, the week and the day."""
+    form = column["date_format"]
+    time = datetime.strptime(cell, form) if form else datetime.fromisoformat(cell)
+    days = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() / 86400
+    if column["part"] == "days":
+        return days
+    cycle, wave = column["part"].split()
+    turns = {"year": days / 365.2425, "week": (days - 4) / 7, "day": days}[cycle]
+    return getattr(np, wave)(2 * np.pi * (turns % 1))
 
 
 with open(sys.argv[1], newline="", encoding="utf-8-sig") as file:
     rows = list(csv.DictReader(file))
 columns = about["spec"]["columns"]
-x = np.array([[number(row[column["name"]], column) for column in columns] for row in rows], dtype=np.float32)
+x = [[number(row[column["source"] or column["name"]], column) for column in columns] for row in rows]
+x = np.array(x, dtype=np.float32)
 output = np.asarray(session.run(None, {"x": x})[0])
 if about["classes"]:
     shares = np.exp((output - output.max(1, keepdims=True)) / about["temperature"])
@@ -44,5 +64,6 @@ if about["classes"]:
         found = dict(zip(about["classes"], row.tolist(), strict=True))
         print(json.dumps({"prediction": max(found, key=found.__getitem__), "probability": found}))
 else:
-    for row in output:
+    offset = (about["spec"]["label"] or {"offset": 0})["offset"]
+    for row in output.astype(np.float64) + offset:
         print(json.dumps({"prediction": row.tolist()}))
