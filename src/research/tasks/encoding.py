@@ -1,9 +1,24 @@
 """A table as a network sees it. B rows, D columns, F numbers."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor, nn
 
-from research.data.spec import Column
+from research.data.spec import Column, Spec
+from research.tasks.scaling import Standardize
+
+
+@runtime_checkable
+class TakesCells(Protocol):
+    """A network that takes x in the data's own units: of a table cells as in the file, codes for categories."""
+
+    takes_cells: bool
+
+
+def encoding(spec: Spec) -> nn.Module:
+    """Return the layer that turns x of the data into what a network sees."""
+    return Encode(spec.columns) if spec.columns else Standardize(spec.x_mean, spec.x_std)
 
 
 class Encode(nn.Module):

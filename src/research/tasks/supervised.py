@@ -14,7 +14,7 @@ from research.data.spec import Spec
 from research.engine.memory import FitsMemory, Weight
 from research.engine.schedules import Schedule, training_length
 from research.losses import total_weight
-from research.tasks.encoding import Encode
+from research.tasks.encoding import TakesCells, encoding
 from research.tasks.scaling import Standardize
 
 
@@ -22,7 +22,8 @@ class Supervised(FitsMemory):
     """Trains a network on (x, y).
 
     Scaling is part of the task, fitted on the training rows and saved with the weights: the network sees standardised
-    x and learns standardised y, while `forward` takes and gives the data's own units.
+    x (unless it takes the cells as they are) and learns standardised y, while `forward` takes and gives the
+    data's own units.
 
     Args:
         net: x (B, ...) -> (B, C) logits or (B, K) values.
@@ -52,7 +53,7 @@ class Supervised(FitsMemory):
         super().__init__()
         self.net, self.spec, self.loss, self.lr = net, spec, loss, lr
         self.make_optimizer, self.make_scheduler, self.groups = optimizer, scheduler, groups
-        self.scale_x = Encode(spec.columns) if spec.columns else Standardize(spec.x_mean, spec.x_std)
+        self.scale_x = nn.Identity() if isinstance(net, TakesCells) else encoding(spec)
         self.scale_y = Standardize(spec.y_mean, spec.y_std)
         # a group of metrics whose states are equal after the first batch would share them from then on, by chance
         made = MetricCollection(
