@@ -171,7 +171,7 @@ def missing_tells(draw: np.random.Generator, n: int) -> dict[str, Any]:
 def unbalanced(draw: np.random.Generator, n: int) -> dict[str, Any]:
     x = draw.normal(size=(n, 6))
     score = x[:, 0] + x[:, 1] * x[:, 2] + 0.5 * draw.normal(size=n)
-    return frame(x, np.where(score > np.quantile(score, 0.95), "yes", "no"))
+    return frame(x, np.where(score > np.quantile(score, 0.9), "yes", "no"))
 
 
 def many_classes(draw: np.random.Generator, n: int) -> dict[str, Any]:

@@ -79,11 +79,11 @@ class Boosting(nn.Module):
         at, cells = first.expand(len(x), num_trees), self._known(x.flatten(1))  # (B, T): the node each row is at
         for _ in range(self.depth):
             cell = cells.gather(1, table["feature"][at])
-            goes_left = torch.where(cell.isnan(), table["missing_left"][at], cell <= table["threshold"][at])
+            goes_left = cell.isnan() & table["missing_left"][at] | (cell <= table["threshold"][at])
             if self.by_category:
                 by, last = table["by"][at], self.left_codes.shape[1] - 1  # pyright: ignore
                 code = cell.nan_to_num(last).clamp(0, last).long()
-                goes_left = torch.where(by > 0, self.left_codes[by, code], goes_left)  # pyright: ignore
+                goes_left = (by > 0) & self.left_codes[by, code] | (by == 0) & goes_left  # pyright: ignore
             at = first + torch.where(goes_left, table["left"][at], table["right"][at])
         baseline: Any = self.baseline
         raw = table["value"][at].unflatten(1, (-1, len(baseline))).sum(1) + baseline  # (B, K)
