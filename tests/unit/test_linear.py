@@ -7,8 +7,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor
 
 from research.models.boosting import Boosting
-from research.models.linear import Linear
-from research.tasks.fitted import with_every_class
+from research.models.linear import Linear, with_every_class
 
 
 def drawn(num_classes: int, num: int = 300) -> tuple[Tensor, Tensor]:
@@ -44,7 +43,7 @@ def test_classes_without_a_row_are_nearly_never_predicted(kind: str, classes: tu
     spec = a_spec(num_classes=4)
     rounds = {"num_rounds": 5, "learning_rate": 0.1, "max_leaf_nodes": 8, "min_samples_leaf": 5}
     net = Linear(spec, l2=1.0) if kind == "linear" else Boosting(spec, **rounds, l2=0.0, patience=None)
-    net.fit(with_every_class((x[there], y[there], None), 4), None, seed=0)
+    net.fit((x[there], y[there], None), None, seed=0)
     shares = net(x).softmax(1)
     lacking = [index for index in range(4) if index not in classes]
     assert shares.shape == (len(x), 4)

@@ -8,6 +8,7 @@ import numpy as np
 from research.data.spec import Column
 
 BLOCK_ROWS = 1 << 16  # that are gathered together
+NUM_PIECES = 16  # of a column of numbers, see Column.quantiles
 GROUP_CELLS = 1 << 24  # of the columns that are held together: 64 MB
 Array = np.ndarray[Any, Any]
 
@@ -39,4 +40,6 @@ def _fitted(column: Column, values: Array, most: int) -> Column:
         return Column(name, kind, tuple(column.categories[code] for code in best if counts[code]), missing)
     if not len(there):
         return Column(name, kind, (), missing)
-    return Column(name, kind, (), missing, float(np.median(there)), float(there.mean()), float(there.std()) or 1.0)
+    quantiles = np.unique(np.quantile(there, np.linspace(0, 1, NUM_PIECES + 1)).astype(np.float32))
+    middle, scale = float(np.median(there)), float(there.std()) or 1.0
+    return Column(name, kind, (), missing, middle, float(there.mean()), scale, tuple(quantiles.tolist()))

@@ -14,6 +14,7 @@ class Column:
     missing: whether training rows lack it; the network then sees an indicator.
     median: what stands for a missing number.
     mean, std: of the numbers that are there.
+    quantiles: of these, from the least to the largest, each once: the ends of pieces that hold as many rows each.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Column:
     median: float = 0.0
     mean: float = 0.0
     std: float = 1.0
+    quantiles: tuple[float, ...] = ()
 
     @property
     def width(self) -> int:
@@ -73,7 +75,8 @@ class Spec:
         """Of what `plain` has written."""
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
         columns = [
-            Column(**{**column, "categories": tuple(column["categories"])}) for column in plain.get("columns", ())
+            Column(**{key: tuple(value) if isinstance(value, list) else value for key, value in column.items()})
+            for column in plain.get("columns", ())
         ]
         return cls(**{**values, "columns": tuple(columns)})
 

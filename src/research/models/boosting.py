@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from research.data.spec import Spec
 from research.engine.values import NonNegativeFloat, PositiveFloat, PositiveInt
+from research.models.linear import Rows, with_every_class
 
 CHECKED = 1024  # training rows on which the tensors are held against the library
 MAX_CATEGORIES = 255  # of a column that the library splits by category; a column of more is split as numbers
 NODES = {"feature": torch.long, "left": torch.long, "right": torch.long, "by": torch.long}  # (T, N) each; and
 NODES |= {"threshold": torch.float32, "value": torch.float32, "missing_left": torch.bool}
-Rows = tuple[Tensor, Tensor, Tensor | None]  # x, y and weights, None for 1
 
 
 class Boosting(nn.Module):
@@ -41,7 +41,7 @@ class Boosting(nn.Module):
         ValueError: x is no table of numbers.
     """
 
-    takes_cells = True
+    takes = "cells"
 
     def __init__(
         self,
@@ -113,13 +113,13 @@ class Boosting(nn.Module):
         made: Any = kind(
             **self.settings, random_state=seed, early_stopping=stops, categorical_features=self.by_category or None
         )
-        x, y, weights = self._arrays(*train)
+        x, y, weights = self._arrays(*with_every_class(train, self.classes))
         names = ("X_val", "y_val", "sample_weight_val")
         made.fit(x, y, weights, **dict(zip(names, self._arrays(*val), strict=True)) if stops and val else {})
         if stops:  # which the library only uses to end
             made._predictors = made._predictors[: max(1, int(np.argmax(made.validation_score_)))]
         self._read(made)
-        some = torch.linspace(0, len(x) - 1, min(len(x), CHECKED)).long()
+        some = torch.linspace(0, len(train[0]) - 1, min(len(train[0]), CHECKED)).long()
         expected = torch.from_numpy((made.decision_function if self.classes else made.predict)(x[some.numpy()]))
         found = self(train[0][some])
         found = (found[:, 1] if self.classes == 2 else found).double().reshape(expected.shape)

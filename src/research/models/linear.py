@@ -46,7 +46,7 @@ class Linear(nn.Module):
         """
         from sklearn.linear_model import LogisticRegression, Ridge
 
-        x, y, weights = train
+        x, y, weights = with_every_class(train, self.classes)
         made: Any = LogisticRegression(C=1 / self.l2, max_iter=MAX_ITERATIONS) if self.classes else Ridge(self.l2)
         made.fit(x.flatten(1).double().numpy(), y.numpy(), None if weights is None else weights.double().numpy())
         weight = torch.from_numpy(made.coef_).reshape(-1, x.flatten(1).shape[1])
@@ -54,3 +54,16 @@ class Linear(nn.Module):
         if self.classes == 2:  # the library says how much more likely the second class is
             weight, bias = (torch.cat([torch.zeros_like(each), each]) for each in (weight, bias))
         self.weight, self.bias = weight.float(), bias.float()
+
+
+def with_every_class(rows: Rows, num_classes: int) -> Rows:
+    """Add a row without weight for each class that no row has: networks of a library learn of no others."""
+    x, y, weights = rows
+    lacking = torch.arange(num_classes)
+    lacking = lacking[~torch.isin(lacking, y)] if num_classes else lacking
+    if not len(lacking):
+        return rows
+    weights = torch.ones(len(y)) if weights is None else weights
+    more = (x[:1].expand(len(lacking), *x.shape[1:]), lacking, torch.zeros(len(lacking)))
+    x, y, weights = (torch.cat(pair) for pair in zip((x, y, weights), more, strict=True))
+    return x, y, weights

@@ -13,12 +13,12 @@ from research.engine.averaging import Averaging
 from research.engine.errors import UserError
 from research.engine.schedules import constant
 from research.losses import total_weight
+from research.models.linear import Rows
 from research.tasks.supervised import Supervised
 
 log = logging.getLogger(__name__)
 
 ROWS = 8192  # whose loss is measured at once
-Rows = tuple[Tensor, Tensor, Tensor | None]  # x, y and weights, None for 1
 
 
 class Fitted(Supervised):
@@ -81,7 +81,7 @@ class Fitted(Supervised):
         trainer: Any = self.trainer
         net: Any = self.net
         train, self.rows = self._weighted(self.rows), []
-        net.fit(with_every_class(train, len(self.spec.classes)), self._val(trainer), trainer.datamodule.seed % 2**32)
+        net.fit(train, self._val(trainer), trainer.datamodule.seed % 2**32)
         net.to(self.device)
         for x, y in zip(train[0].split(ROWS), train[1].split(ROWS), strict=True):
             self.count(self.loss(net(x.to(self.device)), y.to(self.device)), total_weight(self.loss, y))
@@ -100,16 +100,3 @@ class Fitted(Supervised):
         x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
         of_class = getattr(self.loss, "weight", None)  # (C,)
         return x, y, None if of_class is None else of_class.cpu()[y]
-
-
-def with_every_class(rows: Rows, num_classes: int) -> Rows:
-    """Add a row without weight for each class that no row has: networks of a library learn of no others."""
-    x, y, weights = rows
-    lacking = torch.arange(num_classes)
-    lacking = lacking[~torch.isin(lacking, y)] if num_classes else lacking
-    if not len(lacking):
-        return rows
-    weights = torch.ones(len(y)) if weights is None else weights
-    more = (x[:1].expand(len(lacking), *x.shape[1:]), lacking, torch.zeros(len(lacking)))
-    x, y, weights = (torch.cat(pair) for pair in zip((x, y, weights), more, strict=True))
-    return x, y, weights
