@@ -288,8 +288,8 @@ def main(words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             results[name] = measured(name, Path(folder), settings)
-            mean = {side: round(float(np.mean(values)), 3) for side, values in results[name].items()}
-            print(name, mean, flush=True)  # a table takes its time
+            shares = [f"{side} {np.mean(v):.3f} ± {np.std(v):.3f}" for side, v in results[name].items()]
+            print(name, *shares, sep=" | ", flush=True)  # a table takes its time
     Console(width=110).print(shown(results))
 
 
