@@ -32,6 +32,7 @@ bench: .venv/ready  ## Time this template against a loop by hand and transformer
 	$(BIN)/python tests/bench/spine.py
 	$(BIN)/python tests/bench/finetune.py
 	$(BIN)/python tests/bench/data.py
+	$(BIN)/python tests/bench/tables.py
 	$(BIN)/python tests/bench/lasting.py
 
 tensorboard: .venv/ready  ## Show the runs

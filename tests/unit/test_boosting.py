@@ -1,5 +1,6 @@
 """Boosted trees: as the library says them, fitted with the run's seed and class weights, or refused in a sentence."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from lightning import Trainer
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from torch import Tensor, nn
 
+from research.data.spec import Column
 from research.engine.build import Parts, build
 from research.engine.errors import UserError
-from research.models.boosting import Boosting, rounded_down
+from research.models.boosting import Boosting, Rows, rounded_down
 
 SETTINGS: Any = {"num_rounds": 20, "learning_rate": 0.1, "max_leaf_nodes": 8, "min_samples_leaf": 5, "l2": 0.0}
+SETTINGS["patience"] = None
 THEIRS: Any = {"max_iter": 20, "max_leaf_nodes": 8, "min_samples_leaf": 5, "early_stopping": False}
 
 
@@ -32,13 +35,97 @@ def drawn(num_classes: int, num: int = 3000) -> tuple[Tensor, Tensor]:
 def test_trees_say_what_the_library_says_of_every_row(num_classes: int) -> None:
     x, y = drawn(num_classes)
     net = Boosting(a_spec(num_classes=num_classes, num_values=0 if num_classes else 1), **SETTINGS)
-    net.fit(x, y, seed=3)
+    net.fit((x, y, None), None, seed=3)
     kind: Any = HistGradientBoostingClassifier if num_classes else HistGradientBoostingRegressor
     theirs = kind(**THEIRS).fit(x.numpy(), y.flatten().numpy())
     found = net(x).softmax(1) if num_classes else net(x).squeeze(1)
     expected = theirs.predict_proba(x.numpy()) if num_classes else theirs.predict(x.numpy())
     assert found.numpy() == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert not any(value.dtype == torch.float64 for value in net.state_dict().values())  # which some devices lack
+
+
+def cells(num: int = 2000, num_codes: int = 40, seed: int = 0) -> tuple[Tensor, Tensor, tuple[Column, ...]]:
+    """Rows of a number and two categories, a tenth of the cells missing; the effect of a code does not follow it."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(num_codes, (num, 2), generator=generator)
+    x = torch.cat([torch.randn(num, 1, generator=generator), codes], 1)
+    y = x[:, 0] + torch.sin(37.0 * codes[:, 0]) * 3 + (codes[:, 1] % 2) * x[:, 0]
+    x[torch.rand(num, 3, generator=generator) < 0.1] = torch.nan
+    names = tuple(str(i) for i in range(num_codes))
+    kinds = (Column("a", "numeric"), Column("b", "categorical", names), Column("c", "categorical", names))
+    return x, y.unsqueeze(1), kinds
+
+
+def of_cells(columns: tuple[Column, ...], **settings: Any) -> Boosting:
+    return Boosting(replace(a_spec(num_values=1), columns=columns), **{**SETTINGS, **settings})
+
+
+@pytest.mark.parametrize("num_codes", [3, 40, 255])
+def test_categories_and_missing_cells_are_split_as_the_library_splits_them(num_codes: int) -> None:
+    x, y, columns = cells(num_codes=num_codes)
+    net = of_cells(columns)
+    net.fit((x, y, None), None, seed=0)
+    theirs: Any = HistGradientBoostingRegressor(**THEIRS, categorical_features=[1, 2])
+    theirs.fit(x.numpy(), y.flatten().numpy())
+    new = cells(num_codes=num_codes, seed=1)[0]
+    new[:50, 1] = -1  # unknown
+    assert net(new).flatten().numpy() == pytest.approx(theirs.predict(new.numpy()), rel=1e-4, abs=1e-5)
+    missing = new.masked_fill(new == -1, torch.nan)
+    assert torch.equal(net(new[:50, :]), net(missing[:50, :]))
+
+
+def test_codes_that_the_rows_lack_count_as_missing() -> None:
+    x, y, columns = cells(num_codes=12)
+    few = (x[:, 1] != 3) & (x[:, 2] != 11)
+    net = of_cells(columns)
+    net.fit((x[few], y[few], None), None, seed=0)
+    unseen = x[x[:, 1] == 3]
+    missing = unseen.clone()
+    missing[:, 1] = torch.nan
+    assert torch.equal(net(unseen), net(missing))
+
+
+def test_more_categories_than_the_library_takes_are_split_as_numbers() -> None:
+    x, y, columns = cells(num_codes=300)
+    net = of_cells(columns)
+    net.fit((x, y, None), None, seed=0)
+    x[:9, 1] = -1
+    assert net(x).isfinite().all()
+    assert torch.equal(net(x[:9]), net(x.masked_fill(x == -1, torch.nan)[:9]))
+
+
+def test_trees_of_categories_come_back_from_their_state() -> None:
+    x, y, columns = cells()
+    net = of_cells(columns)
+    net.fit((x, y, None), None, seed=0)
+    again = of_cells(columns)
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(x), net(x))
+
+
+@pytest.mark.parametrize("num_classes", [0, 2, 4])
+def test_patience_ends_at_the_round_that_is_best_on_the_validation_rows(num_classes: int) -> None:
+    x, y = drawn(num_classes, 400)
+    y = y.roll(1, 0) if num_classes else y + 3 * torch.randn(len(y), 1, generator=torch.Generator().manual_seed(1))
+    spec = a_spec(num_classes=num_classes, num_values=0 if num_classes else 1)
+    net = Boosting(spec, **{**SETTINGS, "num_rounds": 200, "patience": 5})
+    train, val = (x[:300], y[:300], None), (x[300:], y[300:], None)
+    net.fit(train, val, seed=0)
+    rounds = len(net.left) // len(net.baseline)
+    losses = []
+    for num in range(1, rounds + 5):
+        one = Boosting(spec, **{**SETTINGS, "num_rounds": num})
+        one.fit(train, None, seed=0)
+        loss = nn.functional.cross_entropy if num_classes else nn.functional.mse_loss
+        losses.append(float(loss(one(val[0]), val[1])))
+    assert rounds == 1 + int(np.argmin(losses))
+
+
+def test_validation_rows_reach_the_network(tmp_path: Path) -> None:
+    parts, spy = fitted(tmp_path)
+    assert spy.val is not None
+    assert len(spy.val[0]) == parts.data.num_rows["val"]
+    assert torch.equal(spy.val[1], parts.data.rows["val"].labels)
 
 
 @given(st.floats(-1e30, 1e30), st.floats(width=32, allow_nan=False))
@@ -51,8 +138,8 @@ def test_a_threshold_in_float32_parts_numbers_as_the_one_in_float64(threshold: f
 class Spy(nn.Module):
     """Notes what it is fitted to, and says what the rows' first number is."""
 
-    def fit(self, x: Tensor, y: Tensor, seed: int, weights: Tensor | None = None) -> None:
-        self.fitted = x, y, seed, weights
+    def fit(self, train: Rows, val: Rows | None, seed: int) -> None:
+        self.fitted, self.val = (train[0], train[1], seed, train[2]), val
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)[:, :10]
@@ -103,7 +190,7 @@ def test_class_weights_move_the_trees_towards_the_rare_class() -> None:
     shares = []
     for weights in (None, torch.tensor([1.0, 20.0])[y]):
         net = Boosting(a_spec(num_classes=2), **SETTINGS)
-        net.fit(x, y, seed=0, weights=weights)
+        net.fit((x, y, weights), None, seed=0)
         shares.append(float(net(x).softmax(1)[:, 1].mean()))
     assert shares[1] > 2 * shares[0]
     theirs: Any = HistGradientBoostingClassifier(**THEIRS, class_weight={0: 1.0, 1: 20.0})

@@ -90,6 +90,7 @@ def test_only_layers_that_have_parameters_count() -> None:
         "hidden.4.weight": 3,
         "hidden.5.weight": 4,
         "head.weight": 5,
+        "skip.weight": 4,
     }
 
 

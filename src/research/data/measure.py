@@ -9,6 +9,7 @@ import numpy as np
 from research.data.spec import Column
 
 BLOCK_ROWS = 1 << 16  # that are gathered together
+NUM_PIECES = 16  # of a column of numbers, see Column.quantiles
 GROUP_CELLS = 1 << 24  # of the columns that are held together: 64 MB
 Array = np.ndarray[Any, Any]
 
@@ -41,5 +42,6 @@ def _fitted(column: Column, values: Array, most: int) -> Column:
         return replace(column, categories=kept, missing=missing)
     if not len(there):
         return replace(column, missing=missing)
+    quantiles = np.unique(np.quantile(there, np.linspace(0, 1, NUM_PIECES + 1)).astype(np.float32))
     scale = {"median": float(np.median(there)), "mean": float(there.mean()), "std": float(there.std()) or 1.0}
-    return replace(column, missing=missing, **scale)
+    return replace(column, missing=missing, quantiles=tuple(quantiles.tolist()), **scale)

@@ -18,6 +18,7 @@ class Column:
     source: the column of the file, where one becomes several: a date.
     part: what of the date this is, one of `dates.PARTS`.
     decimal, units, date_format: how its cells are written, see `forms.Form`.
+    quantiles: of these, from the least to the largest, each once: the ends of pieces that hold as many rows each.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Column:
     median: float = 0.0
     mean: float = 0.0
     std: float = 1.0
+    quantiles: tuple[float, ...] = ()
     offset: float = 0.0
     source: str = ""
     part: str = ""

@@ -13,6 +13,7 @@ from research.engine.averaging import Averaging
 from research.engine.errors import UserError
 from research.engine.schedules import constant
 from research.losses import total_weight
+from research.models.linear import Rows
 from research.tasks.supervised import Supervised
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,9 @@ ROWS = 8192  # whose loss is measured at once
 
 
 class Fitted(Supervised):
-    """Collects the rows of one epoch, then calls `net.fit(x, y, seed=..., weights=...)`; scores as any other task does.
+    """Collects the rows of one epoch, then calls `net.fit(train, val, seed)`; scores as any other task does.
+
+    `train` and `val`, None where there are no validation rows, are x, y and the weights of the rows or None.
 
     The loss is only measured, and the class weights are taken from it: what is minimised is the network's own.
 
@@ -69,19 +72,31 @@ class Fitted(Supervised):
         return None
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        x, y = batch
+        _, y = batch
         if self.spec.target == "class" and y.dim() > 1:
             raise UserError(f"{type(self.net).__name__} is fitted to one class a row, not to shares: augment.mix=null.")
-        self.rows.append((self.scale_x(x).cpu(), self.scale_y(y).cpu()))
+        self.rows.append(self._scaled(batch))
         if batch_idx + 1 < self.trainer.num_training_batches:
             return
         trainer: Any = self.trainer
         net: Any = self.net
-        xs, ys = (torch.cat(parts) for parts in zip(*self.rows, strict=True))
-        self.rows = []
-        of_class = getattr(self.loss, "weight", None)  # (C,)
-        weights = None if of_class is None else of_class.cpu()[ys]
-        net.fit(xs, ys, seed=trainer.datamodule.seed % 2**32, weights=weights)
+        train, self.rows = self._weighted(self.rows), []
+        net.fit(train, self._val(trainer), trainer.datamodule.seed % 2**32)
         net.to(self.device)
-        for x, y in zip(xs.split(ROWS), ys.split(ROWS), strict=True):
+        for x, y in zip(train[0].split(ROWS), train[1].split(ROWS), strict=True):
             self.count(self.loss(net(x.to(self.device)), y.to(self.device)), total_weight(self.loss, y))
+
+    def _val(self, trainer: Any) -> Rows | None:
+        if not trainer.enable_validation:
+            return None
+        return self._weighted([self._scaled(batch) for batch in trainer.datamodule.val_dataloader()])
+
+    def _scaled(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        x, y = batch
+        return self.scale_x(x.to(self.device)).cpu(), self.scale_y(y.to(self.device)).cpu()
+
+    def _weighted(self, batches: list[tuple[Tensor, Tensor]]) -> Rows:
+        """Of several batches."""
+        x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        of_class = getattr(self.loss, "weight", None)  # (C,)
+        return x, y, None if of_class is None else of_class.cpu()[y]

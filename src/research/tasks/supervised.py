@@ -1,7 +1,7 @@
 """Supervised learning: network + loss + metrics + the step. B rows, C classes, K targets."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -10,19 +10,38 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 
+from research.data.batches import spread
 from research.data.spec import Spec
 from research.engine.memory import FitsMemory, Weight
 from research.engine.schedules import Schedule, training_length
 from research.losses import total_weight
-from research.tasks.encoding import Encode
+from research.tasks.encoding import encoding
 from research.tasks.scaling import Standardize
+
+START_ROWS = 5000  # at most, from which a network may start
+
+
+@runtime_checkable
+class Starts(Protocol):
+    """A network whose first weights follow from training rows.
+
+    Attributes:
+        started: whether it has them; of its state, so that a run that goes on does not start anew.
+    """
+
+    started: Tensor
+
+    def start(self, x: Tensor, y: Tensor) -> None:
+        """x: (N, ...) as it takes it; y: (N,) classes or (N, K) standardised values."""
+        ...
 
 
 class Supervised(FitsMemory):
     """Trains a network on (x, y).
 
     Scaling is part of the task, fitted on the training rows and saved with the weights: the network sees standardised
-    x and learns standardised y, while `forward` takes and gives the data's own units.
+    x (unless it takes the cells as they are) and learns standardised y, while `forward` takes and gives the
+    data's own units.
 
     Args:
         net: x (B, ...) -> (B, C) logits or (B, K) values.
@@ -52,7 +71,7 @@ class Supervised(FitsMemory):
         super().__init__()
         self.net, self.spec, self.loss, self.lr = net, spec, loss, lr
         self.make_optimizer, self.make_scheduler, self.groups = optimizer, scheduler, groups
-        self.scale_x = Encode(spec.columns) if spec.columns else Standardize(spec.x_mean, spec.x_std)
+        self.scale_x = encoding(spec, net)
         self.scale_y = Standardize(spec.y_mean, spec.y_std)
         # a group of metrics whose states are equal after the first batch would share them from then on, by chance
         made = MetricCollection(
@@ -110,6 +129,13 @@ class Supervised(FitsMemory):
             self.log("train/loss_step", loss, prog_bar=True, logger=bool(trainer.loggers))
         scale = self.loss_scale(batch_idx)
         return loss if scale == 1 else loss * scale
+
+    def on_fit_start(self) -> None:
+        if not isinstance(self.net, Starts) or self.net.started:
+            return
+        rows = self.trainer.datamodule.rows["train"]  # pyright: ignore
+        x, y = rows[spread(len(rows), START_ROWS)]
+        self.net.start(self.scale_x(x.to(self.device)), self.scale_y(y.to(self.device)))
 
     def on_train_start(self) -> None:
         self.train_loss = self.train_loss.to(self.device)
