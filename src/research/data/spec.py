@@ -74,8 +74,9 @@ class Spec:
     def read(cls, plain: dict[str, Any]) -> "Spec":
         """Of what `plain` has written."""
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+        lists = ("categories", "quantiles")
         columns = [
-            Column(**{key: tuple(value) if isinstance(value, list) else value for key, value in column.items()})
+            Column(**{**column, **{key: tuple(column[key]) for key in lists if key in column}})
             for column in plain.get("columns", ())
         ]
         return cls(**{**values, "columns": tuple(columns)})
