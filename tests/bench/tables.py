@@ -237,14 +237,15 @@ def trained(folder: Path, *words: str) -> tuple[Parts, float, float]:
 
 def theirs(parts: Parts) -> tuple[float, float]:
     """Accuracy or R2 of scikit-learn's linear model and boosting on the rows of a run."""
-    spec, rows = parts.data.spec, parts.data.rows
+    spec = parts.data.spec
+    rows: Any = parts.data.rows
     (x, y), (test_x, test_y) = (rows[split][torch.arange(len(rows[split]))] for split in ("train", "test"))
     codes = [i for i, column in enumerate(spec.columns) if column.kind == "categorical"]
     numbers = [i for i in range(x.shape[1]) if i not in codes]
     to_numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
     prepared = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), codes), (to_numbers, numbers))
-    grow = HistGradientBoostingClassifier if spec.classes else HistGradientBoostingRegressor
-    trees: Any = grow(categorical_features=codes or None, random_state=0)
+    grow: Any = HistGradientBoostingClassifier if spec.classes else HistGradientBoostingRegressor
+    trees = grow(categorical_features=codes or None, random_state=0)
     flat: Any = make_pipeline(prepared, LogisticRegression(max_iter=1000) if spec.classes else Ridge())
     found = [each.fit(x.numpy(), y.numpy().ravel()).score(test_x.numpy(), test_y.numpy()) for each in (flat, trees)]
     return found[0], found[1]

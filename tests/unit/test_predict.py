@@ -98,16 +98,16 @@ NEW = of_table(
 )
 
 
-@pytest.mark.parametrize("model", ["mlp", "boosting"])
+@pytest.mark.parametrize("model", ["mlp", "linear", "boosting"])
 def test_a_table_with_missing_cells_and_categories(place: Path, run: Any, model: str) -> None:
     table(of_table(**{name: NEW[name] for name in ("size", "colour")}), 100)(place)
     parts = run(T, f"model={model}")
     task, columns = parts.task, parts.task.spec.columns
     assert {column.kind for column in columns if column.missing} == {"numeric", "categorical"}
-    if model == "boosting":
+    if model != "mlp":
         train = data_of(T).rows["train"]
         x, y = train[torch.arange(len(train))]
-        task.net.fit(task.scale_x(x), y, seed=0)
+        task.net.fit((task.scale_x(x), y, None), None, seed=0)
     table(NEW, 50, "new.csv", first=700)(place)
     found = predicted("new.csv", "out.csv")
     with open("new.csv", newline="") as file:

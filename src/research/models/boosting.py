@@ -74,7 +74,8 @@ class Boosting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, ...) of F numbers and codes a row -> (B, K) logits or values."""
         table: dict[str, Any] = {name: getattr(self, name).flatten() for name in NODES}
-        num_trees, num_nodes = self.left.shape  # pyright: ignore
+        left: Any = self.left
+        num_trees, num_nodes = left.shape
         first = torch.arange(num_trees, device=x.device) * num_nodes  # (T,)
         at, cells = first.expand(len(x), num_trees), self._known(x.flatten(1))  # (B, T): the node each row is at
         for _ in range(self.depth):
@@ -108,7 +109,7 @@ class Boosting(nn.Module):
         """
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-        kind = HistGradientBoostingClassifier if self.classes else HistGradientBoostingRegressor
+        kind: Any = HistGradientBoostingClassifier if self.classes else HistGradientBoostingRegressor
         stops = self.patience is not None and val is not None
         made: Any = kind(
             **self.settings, random_state=seed, early_stopping=stops, categorical_features=self.by_category or None
