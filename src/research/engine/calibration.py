@@ -120,29 +120,36 @@ def fit_calibration(parts: Any, folder: Path, checkpoint: str, way: str | None, 
     temperature = before.temperature if same else 1.0
     if way:
         temperature = _temperature(*rows["val"]) if way == "temperature" else 1.0
-    metrics: dict[str, float] = {}
-    if way == "temperature":
-        for split, (p, y) in rows.items():
-            after = calibrated(p, temperature)
-            metrics |= {f"{split}/ece": _ece(p, y), f"{split}/ece_calibrated": _ece(after, y)}
-            metrics |= {f"{split}/loss_calibrated": _nll(after, y)}
-            log.info(
-                "calibrated %s: ECE %.4f -> %.4f", split, *(metrics[f"{split}/ece{x}"] for x in ("", "_calibrated"))
-            )
+    metrics = _told_temperature(rows, temperature) if way == "temperature" else {}
     rows = {split: (calibrated(p, temperature), y) for split, (p, y) in rows.items()}
     names = dict.fromkeys([*(before.thresholds if same else ()), *([metric] if metric else ())])
     thresholds = {name: best_threshold(*rows["val"], name) for name in names}
     if metric:
-        for split, (p, y) in rows.items():
-            found = METRICS[metric](*_counts(p[:, 1] >= thresholds[metric], y))
-            metrics[f"{split}/{metric}_at_threshold"] = found.nan_to_num(0.0).item()
-        log.info(
-            "threshold  %s from a probability of %.4f on: best %s on val", spec.classes[1], thresholds[metric], metric
-        )
+        metrics |= _told_threshold(rows, thresholds[metric], metric, spec.classes[1])
     log.info("kept       %s: temperature %.4f", folder / FILE, temperature)
     made = Calibration(temperature, thresholds, _hash(folder, checkpoint))
     write_json(folder / FILE, {name: asdict(each) for name, each in {**_stored(folder), checkpoint: made}.items()})
     return metrics
+
+
+def _told_temperature(rows: dict[str, tuple[Any, Any]], temperature: float) -> dict[str, float]:
+    """The calibration error of each split before and after, and the loss after."""
+    metrics: dict[str, float] = {}
+    for split, (p, y) in rows.items():
+        after = calibrated(p, temperature)
+        found = {"ece": _ece(p, y), "ece_calibrated": _ece(after, y), "loss_calibrated": _nll(after, y)}
+        log.info("calibrated %s: ECE %.4f -> %.4f", split, found["ece"], found["ece_calibrated"])
+        metrics |= {f"{split}/{name}": value for name, value in found.items()}
+    return metrics
+
+
+def _told_threshold(rows: dict[str, tuple[Any, Any]], threshold: float, metric: str, second: str) -> dict[str, float]:
+    """The metric of each split at a threshold of the second class."""
+    log.info("threshold  %s from a probability of %.4f on: best %s on val", second, threshold, metric)
+    return {
+        f"{split}/{metric}_at_threshold": METRICS[metric](*_counts(p[:, 1] >= threshold, y)).nan_to_num(0.0).item()
+        for split, (p, y) in rows.items()
+    }
 
 
 def decision(given: Any, calibration: Calibration, spec: Any, folder: Path) -> float | None:
