@@ -35,7 +35,7 @@ def amount(cell: str, decimal: str) -> float:
     if not decimal:
         return float(cell)
     digits = re.sub(r"[^\d.,eE+-]", "", cell.replace("\u2212", "-").replace("\u2013", "-").replace("(", "-"))
-    digits = re.search(r"-?[\d.,]+([eE][+-]?\d+)?", digits).group()
+    digits = re.findall(r"-?[\d.,]+(?:[eE][+-]?\d+)?", digits)[0]
     return float(digits.replace("." if decimal == "," else ",", "").replace(",", "."))
 
 
