@@ -195,6 +195,17 @@ def test_numbers_far_from_zero_keep_what_they_differ_in(far: float) -> None:
     np.testing.assert_allclose(labels - far, VALUES[::-1] / 8, atol=0.13)
 
 
+def test_a_comma_that_could_be_either_is_what_it_is_in_the_rest_of_the_file() -> None:
+    either = [f"{v % 900 + 1},{v % 899 + 100}" for v in VALUES]
+    table(x=either)
+    assert cells_of(data_of(T), "x").min() > 1000
+    table(x=either, z=[f"{v},5" for v in VALUES])
+    data = data_of(T)
+    assert cells_of(data, "x").max() < 1000
+    assert any("1,234 is 1.234, and data.decimal=. makes it 1234" in text for text in data.findings)
+    assert cells_of(data_of(f"{T} data.decimal=. data.drop=[z]"), "x").min() > 1000
+
+
 def test_new_rows_are_read_by_the_form_of_the_training_rows() -> None:
     table(x=[f"{v},5 kg" for v in VALUES], z=[(START + timedelta(days=i)).strftime("%d.%m.%Y") for i in range(NUM)])
     spec = Spec.read(data_of(T).spec.plain())

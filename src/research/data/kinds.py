@@ -218,12 +218,14 @@ def reading(scan: Scan, form: Form, decimal: str, day_first: bool | None) -> str
 
     Args:
         scan: of the cells as they are.
-        decimal: that the user gave or the file proves.
+        decimal: that the user gave.
         day_first: that the user gave.
     """
     text = f"column '{scan.name}' is read as {form}"
     if form.date and day_first is None and scan.forms.date(None)[2]:
         return f"{text}; every day could be the month: data.day_first=true takes the other way"
     if form.decimal and scan.forms.of_marks["either"] and not (scan.forms.decimal or decimal):
+        if form.decimal == ",":
+            return f"{text}, as in other columns of the file; so 1,234 is 1.234, and data.decimal=. makes it 1234"
         return f"{text}; so 1,234 is 1234, and data.decimal=',' makes it 1.234"
     return text
