@@ -112,6 +112,9 @@ def test_marks_of_any_two_kinds_give_the_number_back(numbers: list[float], draw:
         (lambda i: "." if i % 6 else f"{i}", ()),
         (lambda i: f"{i}.5" if i % 6 else "unknown", ("20 of 120 cells 'unknown'", "data.missing=[unknown]")),
         (lambda i: f"{i}.5" if i % 6 else ("n.d.", "--")[i % 4 // 2], ("data.missing=[", "'--'", "'n.d.'")),
+        (lambda i: f"{i}.5" if i % 6 else f"word {chr(97 + i // 6)}", ("20 of 120 cells", "...", "data.missing=[")),
+        (lambda i: f"{i}.5" if i % 5 else f"<{i}", ("24 of 120 cells bounds: '<0'", "data.categorical=[x]")),
+        (lambda i: f"~{i}.5" if i % 2 else f"{i}", ("60 of 120 cells bounds: '~1.5'",)),
     ],
 )
 def test_numbers_that_cannot_be_read_are_named_with_the_option(write: Callable[[int], str], told: tuple[str]) -> None:
@@ -145,7 +148,8 @@ def test_none_is_a_label_where_it_is_one() -> None:
 
 
 DATES = ["%b %d %Y", "%Y/%m/%d", "%d.%m.%Y", "%d-%b-%y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%B %d, %Y", "%Y-%m-%d",
-         "%Y/%m/%d %H:%M", "%m/%d/%Y %I:%M %p", "%d %b %Y %H:%M:%S", "%Y-%m-%d %H:%M:%S"]  # fmt: skip
+         "%Y/%m/%d %H:%M", "%m/%d/%Y %I:%M %p", "%d %b %Y %H:%M:%S", "%Y-%m-%d %H:%M:%S",
+         "%a %b %d %Y", "%A, %B %d, %Y", "%a, %d %b %Y %H:%M:%S"]  # fmt: skip
 
 
 @pytest.mark.parametrize("form", DATES)

@@ -35,7 +35,6 @@ DATE = rf"^\d{{4}}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])({TIME})?$"
 EXACT = 2.0**53  # up to here a double holds every whole number
 HALF = 0.5  # of the cells: fewer that are numbers make no column of numbers with marks for what is missing
 MANY = 20  # different numbers, from which on they measure
-FEW = 5  # texts among numbers: marks for what is missing, not more of what is there
 FAR = 100  # times as far from zero as numbers are apart: float32 would lose what they differ in
 
 
@@ -159,12 +158,13 @@ class Scan:
 
     @property
     def marks(self) -> list[str]:
-        """The few texts among numbers that seem to stand for what is missing; most frequent first."""
+        """Texts among numbers that seem to stand for what is missing; most frequent first."""
         numbers = self.num_of["numeric"] + self.forms.num_numbers
         if self.counts is None or self.kind != "categorical" or numbers < HALF * self.num_there:
             return []
-        texts = [text for text, _ in self.counts.most_common() if not re.search(r"\d", text)]
-        return texts if len(texts) <= FEW and self.distinct - len(texts) > MANY else []
+        marks = [(text, num) for text, num in self.counts.most_common() if not re.search(r"\d", text)]
+        mostly = numbers + sum(num for _, num in marks) >= MOSTLY * self.num_there
+        return [text for text, _ in marks] if mostly and self.distinct - len(marks) > MANY else []
 
     @property
     def offset(self) -> float:

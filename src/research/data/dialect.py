@@ -16,7 +16,7 @@ from zipfile import BadZipFile, ZipFile
 
 from research.engine.errors import UserError
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": ","}  # by the name of a file
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": ",", ".dat": ",", ".data": ","}  # by the name of a file
 HEAD_BYTES = 1 << 20  # that are looked at
 BLOCK_BYTES = 1 << 22
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}

@@ -4,6 +4,7 @@ A number may have a currency before it, a unit after it, marks between its thous
 brackets for its sign. A date has one format, as `strftime` has it.
 """
 
+import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
+from pandas.tseries.api import guess_datetime_format
 
 pc: Any = pyarrow.compute
 SPACES = " \u00a0\u2009\u202f"  # that people and programs put between thousands
@@ -40,6 +42,9 @@ COMMA = {"comma decimal", "point thousands", "space thousands, comma"}  # that p
 POINT = {"comma thousands"}
 THOUSAND = r"^\d{1,3}(\.\d{3})+(,|$)"  # where a comma is the point, all that a point may be
 MAX_UNITS = 1000
+ABOUT = "<>\u2264\u2265~\u2248\u00b1"
+BOUND = rf"^[{ABOUT}]=?\s*[{MINUS}]?[\d.,]*\d|\d\s*\+$"  # `<5`, `~3`, `90+`: no number, and no category
+WEEKDAY = r"\b(Mon|Tues?|Wed|Thu(?:rs)?|Fri|Sat|Sun)(day|nesday|rsday|urday|sday)?\b"
 
 _DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d.%m.%y", "%Y%m%d")
 _ORDER = (("%m", "%d"), ("%d", "%m"))
@@ -61,7 +66,7 @@ FORMATS = (
 SAMPLE = 30  # cells by which formats are chosen that are then counted
 # What may be one or the other: few letters around digits.
 LIKE_NUMBER = rf"^\D{{0,9}}\d[\d.,{GAPS}eE+-]*\D{{0,14}}$"
-LIKE_DATE = r"^(?:[A-Za-z]{3,9}\.?[ -])?\d[\d/.: -]*(?:[A-Za-z]{3,9}[ ,.-]*)?[\d/.: ,-]*(?:[AaPp][Mm])?$"
+LIKE_DATE = r"^(?:[A-Za-z]{3,9}[.,]?[ -]+)*\d[\d/.: -]*(?:[A-Za-z]{3,9}[ ,.-]*)?[\d/.: ,-]*(?:[AaPp][Mm])?$"
 
 
 @dataclass(frozen=True)
@@ -139,11 +144,16 @@ class Forms:
     of_marks: Counter[str] = field(default_factory=Counter)
     of_units: Counter[tuple[str, str]] = field(default_factory=Counter)
     of_dates: Counter[str] | None = None  # of each format; None before the first cell
+    num_bounds: int = 0
+    bound: str = ""  # one of them
 
     def add(self, text: pa.Array) -> None:
         """Takes in the next of those cells, none of them missing."""
         if len(text):
             self._add_dates(text)
+            bounds = text.filter(pc.match_substring_regex(text, BOUND))
+            self.num_bounds += len(bounds)
+            self.bound = self.bound or (str(bounds[0]) if len(bounds) else "")
         text = text.filter(pc.match_substring_regex(text, LIKE_NUMBER))
         if not len(text):
             return
@@ -166,7 +176,8 @@ class Forms:
         if self.of_dates is None:
             some = text[:SAMPLE]
             maybe = 2 * (pc.sum(pc.match_substring_regex(some, LIKE_DATE)).as_py() or 0) >= len(some)
-            likely = {form: int((~np.isnat(parsed(some, form))).sum()) for form in FORMATS} if maybe else {}
+            forms = (*FORMATS, *_guessed(str(some[0]))) if maybe else ()
+            likely = {form: int((~np.isnat(parsed(some, form))).sum()) for form in forms}
             self.of_dates = Counter({form: 0 for form, num in likely.items() if num >= len(some) / 2})
         for form in self.of_dates:
             self.of_dates[form] += int((~np.isnat(parsed(text, form))).sum())
@@ -216,6 +227,14 @@ class Forms:
         first = [form for form in best if (form.find("%d") < form.find("%m")) == bool(day_first)]
         both = any("%m" in form and swapped(form) in best for form in best)
         return Form(date=(first or best)[0]), most, both
+
+
+def _guessed(text: str) -> set[str]:
+    """Formats that pandas finds for a date, with its day before its month or behind it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that only one of the two is possible
+        found = [guess_datetime_format(text, dayfirst=first) for first in (False, True)]
+    return {re.sub(WEEKDAY, lambda day: "%A" if day[2] else "%a", form) for form in found if form}
 
 
 def swapped(form: str) -> str:

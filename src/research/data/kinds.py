@@ -17,6 +17,7 @@ ID = r"(.*[_ .-])?(id|ID|Id|uuid|UUID|guid|GUID)|.*[a-z](Id|ID)"  # names of col
 SPAN = 2, 1.02  # from the least to the largest, in rows, of numbers that count them: sorted, and not
 ID_LIKE = 0.5  # texts that differ in more than this share of rows are names, not categories
 FEW_ROWS = 20  # of which nothing is said
+MOST_TOLD = 5
 Where = Callable[[int], str]  # the place of a row, in words
 
 
@@ -72,11 +73,18 @@ def _check_forms(scan: Scan, kind: str, target: bool = False) -> None:
     numbers = scan.num_of["numeric"] + forms.num_numbers
     if kind == "categorical" or scan.distinct <= MANY:
         return
+    if forms.num_bounds and numbers + forms.num_bounds >= MOSTLY * scan.num_there > MOSTLY * forms.num_bounds:
+        raise UserError(
+            f"column '{name}' holds numbers, and in {forms.num_bounds} of {scan.num_there} cells bounds: "
+            f"{forms.bound!r}. Write a number in their place, list them in data.missing, leave the column out, or take "
+            f"{keep}."
+        )
     if marks := scan.marks:
+        more = ", ..." if len(marks) > MOST_TOLD else ""
         raise UserError(
             f"column '{name}' holds numbers, and in {scan.num_there - numbers} of {scan.num_there} cells "
-            f"{', '.join(map(repr, marks))}. If that stands for what is missing, data.missing={_words(marks)}; if all "
-            f"are categories, {keep}."
+            f"{', '.join(map(repr, marks[:MOST_TOLD]))}{more}. If that stands for what is missing, "
+            f"data.missing={_words(marks[:MOST_TOLD])}; if all are categories, {keep}."
         )
     if forms.num_numbers and forms.number("") is None and numbers >= MOSTLY * scan.num_there:
         units = [f"'{' '.join(filter(None, unit))}'" for unit in forms.units]
