@@ -64,7 +64,7 @@ TO_PREDICT: list[tuple[str, Make, str, str, tuple[str, ...]]] = [
     ("no column of texts", table(of_table(), 20, "new.csv"), X, "new.csv out.csv",
      ("'new.csv' lacks the column of texts: no column 'text'",)),
     ("a folder without pictures", lambda folder: (folder / "d").mkdir(), I, "d out.csv", ("'d' holds no picture",)),
-    ("rows for pictures", NEW, I, "new.csv out.csv", ("none of the 1 rows can be read", "it is not a picture")),
+    ("rows for pictures", NEW, I, "new.csv out.csv", ("'new.csv' has the columns", "which is it? data.image=")),
     ("a run without files", NEW, "data=diabetes", "new.csv out.csv", ("cannot read files; train with data=table",)),
 ]  # fmt: skip
 

@@ -95,9 +95,9 @@ def test_the_temperature_is_the_one_of_the_least_loss_on_val(made: Made, tmp_pat
     loss: Any = lambda t: float(torch.nn.functional.cross_entropy(logits.double() / t, y))  # noqa: E731
     best: Any = minimize_scalar(loss, bounds=(0.05, 100), method="bounded")
     assert stored(tmp_path)["temperature"] == pytest.approx(best.x, rel=1e-3)
-    assert best.x > 1.5
+    assert abs(best.x - 1) > 0.1, "or nothing was to be fitted"
     scores = json.loads((tmp_path / "run/evaluate.json").read_text())
-    for key, t in (("val/ece", 1.0), ("val/ece_calibrated", best.x)):
+    for key, t in (("val/ece", 1.0), ("val/ece_calibrated", stored(tmp_path)["temperature"])):
         metric = MulticlassCalibrationError(num_classes=2, n_bins=15)
         assert scores[key] == pytest.approx(float(metric((logits / t).softmax(1), y)), abs=1e-3)
     assert scores["val/ece_calibrated"] < scores["val/ece"]
@@ -143,9 +143,11 @@ def test_a_threshold_of_equal_worth_is_the_one_nearest_to_a_half() -> None:
 
 
 def test_a_number_is_a_threshold(made: Made, tmp_path: Path) -> None:
-    found = predictions(made(), tmp_path, threshold=0.9)
+    shares = sorted(row["probability_yes"] for row in predictions(made(), tmp_path, threshold=0.5))
+    high = round(shares[-len(shares) // 4], 4)  # that only some rows reach
+    found = predictions(made(), tmp_path, threshold=high)
     assert {row["prediction"] for row in found} == {"yes", "no"}
-    assert all((row["prediction"] == "yes") == (row["probability_yes"] >= 0.9) for row in found)
+    assert all((row["prediction"] == "yes") == (row["probability_yes"] >= high) for row in found)
 
 
 def test_a_threshold_is_chosen_anew_with_the_temperature(made: Made, tmp_path: Path) -> None:
