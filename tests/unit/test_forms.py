@@ -247,3 +247,22 @@ def test_a_form_is_nothing_where_cells_are_plain() -> None:
     assert not Form()
     table(x=[f"{v}" for v in VALUES])
     assert not any("is read as" in text for text in data_of(T).findings)
+
+
+def test_new_rows_are_cut_as_the_training_rows_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"{v};{i % 5};{i * i % 11}" for i, v in enumerate(VALUES)]
+    Path("r.txt").write_text("\n".join(lines))
+    words = "data=table data.path=r.txt data.target=column3 data.task=regression"
+    data = data_of(words)
+    assert data.spec.file == {
+        "delimiter": ";", "encoding": "utf-8", "header": False, "columns": ["column1", "column2", "column3"],
+    }  # fmt: skip
+    assert any("r.txt is read with ';' between cells and no header" in text for text in data.findings)
+    Path("new.txt").write_text("7;1;0")  # one row says little of how it is written
+    other = data_of(words, fitted=Spec.read(data.spec.plain()))
+    for path in ("new.txt", "-"):
+        with open("new.txt") as stream:
+            monkeypatch.setattr("sys.stdin", stream)
+            (inputs,) = other.inputs(path)
+        assert inputs.given.to_pylist() == [{"column1": "7", "column2": "1", "column3": "0"}]
+        assert inputs.x.tolist() == [[7 - data.spec.columns[0].offset, 1]]

@@ -30,6 +30,7 @@ class Dialect:
     encoding: of the text.
     header: whether the first line names the columns.
     names: of columns, some of which a header has.
+    before: the delimiter of the rows that a run was trained on; empty where there was none.
     quote, escape: around a cell, and before a mark in it.
     skip: lines before the header.
     columns: names of columns that have none.
@@ -40,6 +41,7 @@ class Dialect:
     encoding: str | None = None
     header: bool | None = None
     names: tuple[str, ...] = ()
+    before: str = ""
     quote: str = '"'
     escape: str | None = None
     skip: int = 0
@@ -49,7 +51,8 @@ class Dialect:
     @property
     def plain(self) -> dict[str, Any]:
         """What a run records of it."""
-        return {"delimiter": self.delimiter, "encoding": self.encoding, "header": self.header, "skip": self.skip}
+        told = {"delimiter": self.delimiter, "encoding": self.encoding, "header": self.header}
+        return {**told, "columns": list(self.columns)}
 
 
 def open_file(file: Path) -> IO[bytes]:
@@ -109,7 +112,7 @@ def _seen(file: Path, given: Dialect, size: int, changed: int) -> Dialect:
         raise UserError(
             f"data.encoding={encoding}: Python knows no such encoding; utf-8, utf-16, cp1252, ..."
         ) from error
-    found = _sniffed(head, replace(given, encoding=encoding), usual)
+    found = _sniffed(head, replace(given, encoding=encoding, columns=()), given.before or usual)
     what = [f"{found.delimiter!r} between cells"] if found.delimiter != usual and not given.delimiter else []
     what += [f"the encoding {encoding}"] if encoding != "utf-8" and not given.encoding else []
     what += [f"{found.skip} line(s) before the header left out"] if found.skip else []

@@ -138,10 +138,13 @@ class FileData(Data):
     def dialect(self) -> Dialect:
         """What is known of how files of text are written."""
         before = self.fitted.file if self.fitted else None
+        given = replace(self.given, names=self.expected)
         if not before:
-            return replace(self.given, names=self.expected)
-        headless = before["header"] is False and self.given.header is None
-        return replace(self.given, names=self.expected, header=False if headless else self.given.header)
+            return given
+        given = replace(given, before=before["delimiter"])
+        if before["header"] or given.header:
+            return given
+        return replace(given, header=False, columns=tuple(before["columns"]))
 
     @property
     def expected(self) -> tuple[str, ...]:

@@ -377,7 +377,10 @@ def _text(source: Any, dialect: Dialect) -> Iterator[pa.RecordBatch]:
             column_names=list(dialect.columns) or None,
         ),
         parse_options=arrow.ParseOptions(
-            delimiter=dialect.delimiter or ",", quote_char=dialect.quote, newlines_in_values=True, **escape
+            delimiter=dialect.delimiter or dialect.before or ",",
+            quote_char=dialect.quote,
+            newlines_in_values=True,
+            **escape,
         ),
         convert_options=arrow.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False),
     )
