@@ -34,6 +34,7 @@ TIME = rf"[ T]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?{ZONE}?"
 DATE = rf"^\d{{4}}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])({TIME})?$"
 EXACT = 2.0**53  # up to here a double holds every whole number
 HALF = 0.5  # of the cells: fewer that are numbers make no column of numbers with marks for what is missing
+MANY_POINTS = 1000  # that are not between thousands: no more are counted
 MANY = 20  # different numbers, from which on they measure
 FAR = 100  # times as far from zero as numbers are apart: float32 would lose what they differ in
 
@@ -69,19 +70,20 @@ class Scan:
         self.num_missing += len(column) - len(there)
         if self.first_missing is None and len(there) < len(column):
             self.first_missing = self.num_rows + int(np.flatnonzero(_numpy(pc.is_null(column)))[0])
-        odd = pa.array(np.ones(len(there), dtype=bool))
-        for kind, fits in _kinds(there):
-            odd = pc.and_not(odd, fits)
-            self.num_of[kind] += pc.sum(fits).as_py() or 0
-            if kind not in self.first_not and pc.any(pc.invert(fits)).as_py():
+        of_kind = dict(_kinds(there))
+        counts = {kind: pc.sum(fits).as_py() or 0 for kind, fits in of_kind.items()}
+        for kind, count in counts.items():
+            self.num_of[kind] += count
+            if kind not in self.first_not and count < len(there):
                 at = np.flatnonzero(~_numpy(pc.fill_null(_fits_at(column, kind), True)))[0]
                 self.first_not[kind] = self.num_rows + int(at), str(column[int(at)].as_py())
-        if pa.types.is_string(there.type):
-            self.forms.add(there.filter(odd))
-            pointed = there.filter(pc.match_substring_regex(there, r"^[+-]?\d+\.\d+$"))
-            self.num_pointed += len(pointed)
-            self.num_by_thousands += pc.sum(pc.match_substring_regex(pointed, r"^[+-]?\d{1,3}\.\d{3}$")).as_py() or 0
-        self._add_dates(there)
+        if pa.types.is_string(there.type) and sum(counts.values()) < len(there):
+            known = pc.or_(pc.or_(of_kind["boolean"], of_kind["numeric"]), of_kind["date"])
+            self.forms.add(there.filter(pc.invert(known)))
+        if counts["date"]:
+            self._add_dates(there.filter(of_kind["date"]))
+        if counts["numeric"] and pa.types.is_string(there.type):
+            self._add_points(there)
         if len(numbers := _numbers(there)):
             if self.first_endless is None and np.abs(numbers).max() > LARGEST:
                 row = int(np.flatnonzero(np.abs(_values(column, "numeric", ends=False)[0]) > LARGEST)[0])
@@ -105,17 +107,21 @@ class Scan:
     def distinct(self) -> int:
         return MAX_DISTINCT + 1 if self.counts is None else len(self.counts)
 
-    def _add_dates(self, there: pa.Array) -> None:
-        if pa.types.is_string(there.type):
-            dated = there.filter(_fits_at(there, "date"))
-            self.has_time |= bool(pc.any(pc.match_substring_regex(dated, f"{TIME}$")).as_py())
-            ends = pc.min_max(dated)  # which are in the order of time
-            there = pa.array([end for end in ends.as_py().values() if end], pa.string())
-        elif pa.types.is_timestamp(there.type):
-            self.has_time |= bool(pc.any(pc.not_equal(pc.floor_temporal(there, unit="day"), there)).as_py())
-        else:
+    def _add_points(self, there: pa.Array) -> None:
+        if self.num_pointed - self.num_by_thousands > MANY_POINTS:  # they are what they seem
             return
-        days = _values(there, "date")[0] if len(there) else np.empty(0)
+        pointed = there.filter(pc.match_substring_regex(there, r"^[+-]?\d+\.\d+$"))
+        self.num_pointed += len(pointed)
+        self.num_by_thousands += pc.sum(pc.match_substring_regex(pointed, r"^[+-]?\d{1,3}\.\d{3}$")).as_py() or 0
+
+    def _add_dates(self, dates: pa.Array) -> None:
+        if pa.types.is_string(dates.type):
+            self.has_time |= bool(pc.any(pc.match_substring_regex(dates, f"{TIME}$")).as_py())
+            ends = pc.min_max(dates)  # which are in the order of time
+            dates = pa.array([end for end in ends.as_py().values() if end], pa.string())
+        else:
+            self.has_time |= bool(pc.any(pc.not_equal(pc.floor_temporal(dates, unit="day"), dates)).as_py())
+        days = _values(dates, "date")[0]
         if len(days := days[~np.isnan(days)]):
             self.low, self.high = min(self.low, days.min()), max(self.high, days.max())
 

@@ -151,6 +151,8 @@ class Forms:
         """Takes in the next of those cells, none of them missing."""
         if len(text):
             self._add_dates(text)
+            text = text.filter(pc.match_substring_regex(text, r"\d"))
+        if len(text):
             bounds = text.filter(pc.match_substring_regex(text, BOUND))
             self.num_bounds += len(bounds)
             self.bound = self.bound or (str(bounds[0]) if len(bounds) else "")

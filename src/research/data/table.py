@@ -310,6 +310,7 @@ class TableData(FileData):
         num_rows = 0
         seen = {column.cell for column in columns}
         wanted = {*seen, self.target, *self.marks.values()}
+        telling = [index for index, column in enumerate(columns) if column.part[:4] not in ("year", "week")]
         of_target = _without(self.missing, label.categories)
         with ExitStack() as files:
             out = {name: files.enter_context(open(place / name, "ab")) for name in Stored.FILES}
@@ -328,7 +329,7 @@ class TableData(FileData):
                 out["y"].write(self._labels(cells[self.target], label, path, num_rows).tobytes())
                 rest = _hashes(batch, [name for name in batch.schema.names if name not in seen and self._is_cell(name)])
                 out["rest"].write(rest.tobytes())
-                out["identity"].write(_joined([rest, *x.T]).tobytes())
+                out["identity"].write(_joined([rest, *x.T[telling]]).tobytes())
                 out["given"].write(self._given(cells, given, path, num_rows, len(x)).tobytes())
                 for name, column in self.marks.items():
                     if name != "split":
