@@ -72,7 +72,10 @@ def place(clone: Path) -> Path:
     listed = [("file", "kind"), *((path.relative_to(clone), path.parent.name) for path in clone.glob("photos/*/*.png"))]
     (clone / "shots.csv").write_text("\n".join(f"{path},{kind}" for path, kind in listed))
     flats = [(30 + i * 37 % 90, f"{i % 28 + 1:02}.{i % 12 + 1:02}.2020", ("Süd", "Nord")[i % 2]) for i in range(300)]
-    lines = [f"{size},5 m²;{day};{side};{10 * size + 1},50 €" for size, day, side in flats]
+    lines = [
+        f"{size},5 m²;{day};{side};{10 * size + 150 * (side == 'Süd') + 3 * (size % 7)},50 €"
+        for size, day, side in flats
+    ]
     (clone / "wohnungen.csv").write_bytes("\n".join(["fläche;einzug;lage;miete", *lines]).encode("cp1252"))
     numbers = ((i, i * 31 % 97, 3.5 * (i * 31 % 97) - i) for i in range(300))
     (clone / "readings.txt").write_text("\n".join("\t".join(map(str, row)) for row in numbers))
