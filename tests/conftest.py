@@ -9,7 +9,8 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,13 @@ def command(tmp_path: Path) -> Command:
     short command's time. The pages' commands (`test_readme.py`, `test_own_data.py`) start as a user starts them.
     """
 
-    def call(script: str, *words: str, folder: Path | None = None, ok: bool = True) -> Run:
+    def call(name: str, *words: str, folder: Path | None = None, ok: bool = True) -> Run:
         into = folder or tmp_path / "run"
         reopens = any(word.startswith(("resume=", "run=")) for word in words)
         where = () if reopens else (f"hydra.run.dir={into}",)
         out = tmp_path / f"{len(list(tmp_path.glob('*.printed')))}.printed"
-        code = ended(forked(partial(_script, script, *words, *where), out), 900)
+        warm_up()
+        code = ended(forked(partial(script, name, *words, *where), out), 900)
         printed = out.read_text("utf-8", "replace")
         if ok:
             assert code == 0, printed
@@ -60,7 +62,27 @@ def command(tmp_path: Path) -> Command:
     return call
 
 
-def _script(name: str, *words: str) -> None:
+@cache
+def warm_up() -> None:
+    """Imports what a run imports, once for all processes that are forked from this one."""
+    for name in (
+        "research.engine.train",
+        "research.engine.fit",
+        "research.engine.evaluate",
+        "research.engine.predict",
+        "research.tasks.supervised",
+        "research.data.augment",
+        "kornia.augmentation",
+        "matplotlib.pyplot",
+        "sklearn.tree",
+        "torch._dynamo",
+        "torch.utils.tensorboard",
+        "torchmetrics",
+    ):
+        import_module(name)
+
+
+def script(name: str, *words: str) -> None:
     """What `python src/NAME.py WORDS` does, in a process that was forked from pytest."""
     enable_socket()
     os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}

@@ -512,7 +512,7 @@ def test_a_run_with_workers_leaves_at_any_moment(tmp_path: Path, name: str, to_a
     print(f"KILL_SEED={SEED}")
     send = os.killpg if to_all else os.kill
     stopped = 0
-    while stopped < int(os.environ.get("KILLS", "21")) / 7:
+    while stopped < int(os.environ.get("KILLS", "21")) / 12:
         pid = started(run, *words, fault=lambda: os.setpgid(0, 0))
         time.sleep(draw.uniform(0.1, 3))
         with suppress(ProcessLookupError):  # it has ended

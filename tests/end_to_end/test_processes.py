@@ -25,6 +25,7 @@ RANDOM: dict[str, tuple[str, ...]] = {
     "cnn": ("model=cnn", "model.width=4", "model.dropout=0"),
     "masked": ("model=masked_bert", *BERT, *TEXTS, "model.dropout=0", "optimizer.lr=0.01"),
 }
+REPEATED = ("augmented", "masked")  # a run takes long; these draw in the data and in the step
 
 
 def words_of(case: tuple[str, ...], folder: Path) -> tuple[str, ...]:
@@ -51,10 +52,12 @@ def test_each_process_draws_for_its_own_rows_and_the_run_repeats_and_is_scored_a
 ) -> None:
     words = words_of(RANDOM[name], tmp_path)
     one = command("train", *words, folder=tmp_path / "one").json("metrics.json")
-    two, again = (command("train", *words, "trainer=ddp", folder=tmp_path / place) for place in ("two", "again"))
+    two = command("train", *words, "trainer=ddp", folder=tmp_path / "two")
     assert two.json("metrics.json")["val/loss"] != pytest.approx(one["val/loss"], abs=1e-4)
-    assert again.json("metrics.json") == two.json("metrics.json")
-    assert_same(last(again.folder)["state_dict"], last(two.folder)["state_dict"])
+    if name in REPEATED:
+        again = command("train", *words, "trainer=ddp", folder=tmp_path / "again")
+        assert again.json("metrics.json") == two.json("metrics.json")
+        assert_same(last(again.folder)["state_dict"], last(two.folder)["state_dict"])
     command("evaluate", f"run={two.folder}", "data.batch_size=7")
     scored: dict[str, Any] = two.json("evaluate.json")
     assert scored == pytest.approx(two.json("metrics.json"), abs=1e-5)

@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from conftest import ROOT, Command
+from conftest import ROOT, Command, script, warm_up
 from end_to_end.test_train import scalars
+from faults import forked
 
 pytestmark = pytest.mark.slow
 
@@ -44,19 +47,13 @@ def assert_same(a: Any, b: Any) -> None:
 
 def killed_after_epoch(folder: Path, epoch: int, *words: str) -> None:
     """Starts a run and kills it once the checkpoint of an epoch (counted from 0) is whole."""
-    command = [sys.executable, "src/train.py", *words, f"hydra.run.dir={folder}"]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    warm_up()
+    pid = forked(partial(script, "train", *words, f"hydra.run.dir={folder}"), folder.with_name(f"{folder.name}.out"))
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             time.sleep(0.01)
-            assert process.poll() is None, "the run ended before it could be killed"
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the run ended before it could be killed"
             try:
                 if last(folder)["epoch"] >= epoch:
                     return
@@ -64,8 +61,9 @@ def killed_after_epoch(folder: Path, epoch: int, *words: str) -> None:
                 continue
         raise AssertionError("no checkpoint in two minutes")
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize(
