@@ -282,6 +282,7 @@ WARNED: list[Case] = [
     ("utf-16", table(encoding="utf-16"), T, ("t.csv is read with the encoding utf-16",)),
     ("semicolons", table(separator=";"), T, ("t.csv is read with ';' between cells",)),
     ("pipes in a txt", table(name="t.txt", separator="|"), f"{TABLE} data.path=t.txt", ("with '|' between cells",)),
+    ("tabs that are said", table(separator="\t"), f"{T} data.delimiter=tab", ()),
     ("tabs in a csv", table(separator="\t"), T, ("with '\\t' between cells",)),
     ("commas in a tsv", table(name="t.tsv"), f"{TABLE} data.path=t.tsv", ("t.tsv is read with ',' between cells",)),
     ("no header", table(lines={1: "1,red,1,yes"}), T.replace("good", "column4"),

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from composing import told
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import data_of
@@ -266,3 +267,9 @@ def test_new_rows_are_cut_as_the_training_rows_were(monkeypatch: pytest.MonkeyPa
             (inputs,) = other.inputs(path)
         assert inputs.given.to_pylist() == [{"column1": "7", "column2": "1", "column3": "0"}]
         assert inputs.x.tolist() == [[7 - data.spec.columns[0].offset, 1]]
+
+
+def test_a_delimiter_is_one_character() -> None:
+    words = ("data=table", "data.path=t.csv", "data.target=y")
+    assert ["a delimiter is one character" in text for text in told(*words, "data.delimiter=ab")] == [True]
+    assert told(*words, "data.delimiter=tab") == told(*words, "data.delimiter='|'") == []

@@ -14,7 +14,7 @@ from research.data.dialect import Dialect, dialect_of
 from research.data.files import HUB, hub, hub_splits, is_text, listed, locate
 from research.data.splits import SPLITS, Listing, Rules, assign
 from research.engine.errors import UserError
-from research.engine.values import Delimiter, Fractions, NonNegativeInt, PositiveInt, Seed
+from research.engine.values import TAB, Delimiter, Fractions, NonNegativeInt, PositiveInt, Seed
 
 Source = tuple[int, str, str]  # of rows: the index of their split or -1, the path, the split on the hub
 HUB_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
@@ -70,7 +70,7 @@ class FileData(Data):
         self.rules = Rules(fractions, split_seed, stratify, folds, fold)
         self.duplicates, self.unlabelled, self.checks = duplicates, unlabelled, checks
         self.balanced, self.cache = balanced, cache
-        self.given = Dialect(delimiter, encoding, header)
+        self.given = Dialect(TAB.get(delimiter or "", delimiter), encoding, header)
 
     def sources(self) -> list[Source]:
         """Of each file or folder: the index of its split, or -1 for rows that are to be split; its path; hub split.

@@ -31,12 +31,13 @@ Fractions = Annotated[
     list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=3, max_length=3), AfterValidator(_whole)
 ]
 
+TAB = {"tab": "\t", "\\t": "\t"}  # as it can be typed
+
 
 def _one_mark(text: str) -> str:
-    mark = {"tab": "\t", "\\t": "\t"}.get(text, text)
-    if len(mark) != 1:
+    if len(TAB.get(text, text)) != 1:
         raise ValueError("a delimiter is one character; tab is one, too")
-    return mark
+    return text
 
 
 Delimiter = Annotated[str, AfterValidator(_one_mark)]
