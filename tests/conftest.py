@@ -40,21 +40,28 @@ Command = Callable[..., Run]
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
+def command(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
     """Runs a script of `src/` with words of the command line, in one thread, into a folder of the test.
 
     In a process that is forked from this one, whose libraries are imported already: on two cores that saves half of a
-    short command's time. The pages' commands (`test_readme.py`, `test_own_data.py`) start as a user starts them.
+    short command's time. The pages' commands (`test_readme.py`, `test_own_data.py`) start as a user starts them, and so
+    does what is said to be `fresh`: where the environment counts that Python starts in.
     """
+    printed_to = tmp_path_factory.mktemp("printed")
 
-    def call(name: str, *words: str, folder: Path | None = None, ok: bool = True) -> Run:
+    def call(name: str, *words: str, folder: Path | None = None, ok: bool = True, fresh: bool = False) -> Run:
         into = folder or tmp_path / "run"
         reopens = any(word.startswith(("resume=", "run=")) for word in words)
         where = () if reopens else (f"hydra.run.dir={into}",)
-        out = tmp_path / f"{len(list(tmp_path.glob('*.printed')))}.printed"
-        warm_up()
-        code = ended(forked(partial(script, name, *words, *where), out), 900)
-        printed = out.read_text("utf-8", "replace")
+        if fresh:
+            line = [sys.executable, f"src/{name}.py", *words, *where]
+            done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
+            code, printed = done.returncode, done.stdout + done.stderr
+        else:
+            warm_up()
+            out = printed_to / f"{len(list(printed_to.iterdir()))}.txt"
+            code = ended(forked(partial(script, name, *words, *where), out), 900)
+            printed = out.read_text("utf-8", "replace")
         if ok:
             assert code == 0, printed
         return Run(code, printed, into)

@@ -216,7 +216,7 @@ def test_a_screen_without_the_characters_of_the_bar_does_not_fail_the_run(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    run = command("train", "trainer=debug", "trainer.accelerator=cpu")
+    run = command("train", "trainer=debug", "trainer.accelerator=cpu", fresh=True)
     assert run.out.isascii()
     assert "| val" in run.out
     assert "| val" in (run.folder / "train.log").read_text("utf-8")
