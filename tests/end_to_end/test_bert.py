@@ -172,11 +172,11 @@ def test_a_hub_name_comes_from_the_local_cache(
     snapshot = in_cache(tmp_path, "some/bert", BertConfig(**sizes))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     words = ("model=bert", "model.pretrained=some/bert", "finetune=head", "trainer.max_epochs=1", *TEXT)
-    run = command("train", *words, f"cache.folder={tmp_path / 'cache'}")
+    run = command("train", *words, f"cache.folder={tmp_path / 'cache'}", fresh=True)
     assert (run.folder / "metrics.json").exists()
     for weights in snapshot.glob("*.safetensors"):  # and pickled weights are not opened
         weights.rename(snapshot / "pytorch_model.bin")
-    refused = command("train", *words, folder=tmp_path / "refused", ok=False)
+    refused = command("train", *words, folder=tmp_path / "refused", ok=False, fresh=True)
     assert refused.code == 1
     assert "no weights as safetensors" in refused.out
 

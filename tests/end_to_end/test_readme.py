@@ -138,10 +138,12 @@ def test_experiment_on_weights_from_a_cache(
     needed = header(name)["needs"].split(",")[0]
     in_cache(tmp_path, needed, BertConfig())  # random weights of the real shape
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    run = command("train", f"experiment={name}", "trainer.max_epochs=5", f"cache.folder={tmp_path / 'features'}")
+    run = command(
+        "train", f"experiment={name}", "trainer.max_epochs=5", f"cache.folder={tmp_path / 'features'}", fresh=True
+    )
     assert "3,843 learn" in run.out  # a norm and three labels
     config = yaml.safe_load((run.folder / "config.yaml").read_text())
     assert (config["optimizer"]["_target_"], config["optimizer"]["lr"]) == ("torch.optim.Adam", 2e-5)
-    again = command("evaluate", f"run={run.folder}", f"cache.folder={tmp_path / 'features'}")
+    again = command("evaluate", f"run={run.folder}", f"cache.folder={tmp_path / 'features'}", fresh=True)
     assert "frozen base read" in again.out
     assert run.json("evaluate.json") == run.json("metrics.json")
