@@ -104,6 +104,11 @@ class Scan:
         return self.num_rows - self.num_missing
 
     @property
+    def num_numbers(self) -> int:
+        """Cells that are numbers, plain or in some form."""
+        return self.num_of["numeric"] + self.forms.num_numbers
+
+    @property
     def distinct(self) -> int:
         return MAX_DISTINCT + 1 if self.counts is None else len(self.counts)
 
@@ -165,11 +170,10 @@ class Scan:
     @property
     def marks(self) -> list[str]:
         """Texts among numbers that seem to stand for what is missing; most frequent first."""
-        numbers = self.num_of["numeric"] + self.forms.num_numbers
-        if self.counts is None or self.kind != "categorical" or numbers < HALF * self.num_there:
+        if self.counts is None or self.kind != "categorical" or self.num_numbers < HALF * self.num_there:
             return []
         marks = [(text, num) for text, num in self.counts.most_common() if not re.search(r"\d", text)]
-        mostly = numbers + sum(num for _, num in marks) >= MOSTLY * self.num_there
+        mostly = self.num_numbers + sum(num for _, num in marks) >= MOSTLY * self.num_there
         return [text for text, _ in marks] if mostly and self.distinct - len(marks) > MANY else []
 
     @property

@@ -36,11 +36,12 @@ class Copies:
     by_chance: int
 
 
-def chances(cells: Cells, rows: Array, identity: Array) -> Array:
+def chances(cells: Cells, rows: Array, identity: Array, times: Array) -> Array:
     """Return for each of `rows` (n,) the logarithm of how many rows equal to it are to be expected by chance.
 
     Args:
         identity: (N,) equal where rows are.
+        times: (n,) how often each of `rows` is there.
     """
     rng = np.random.default_rng(0)
     num = len(identity)
@@ -58,7 +59,7 @@ def chances(cells: Cells, rows: Array, identity: Array) -> Array:
         if parent is None:
             total += np.log(np.maximum(share, 1 / num))
             continue
-        others = share - _multiplicity(identity, rows) / num
+        others = share - times / num
         typical = alike[parent, column] / by_itself[column]
         total += np.log(np.minimum(np.maximum(others, of_rare[column]) * typical, 1))
     return total + np.log(num)
@@ -134,9 +135,10 @@ def copies(identity: Array, ids: Array, others: Array, cells: Cells | None) -> C
     rows = ids[equal]
     copied = np.zeros(len(ids), dtype=bool)
     if len(rows):
-        is_copy = _multiplicity(identity, rows) <= COMMON
+        times = _multiplicity(identity, rows)
+        is_copy = times <= COMMON
         if cells is not None:
-            is_copy &= chances(cells, rows, identity) + np.log(len(identity)) < np.log(EXPECTED)
+            is_copy &= chances(cells, rows, identity, times) + np.log(len(identity)) < np.log(EXPECTED)
         copied[equal] = is_copy
     return Copies(copied, int(equal.sum() - copied.sum()))
 

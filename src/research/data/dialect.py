@@ -147,13 +147,15 @@ def _sniffed(head: str, given: Dialect, usual: str) -> Dialect:
     """What DuckDB sees in the beginning of a file; the usual where that is nothing."""
     import duckdb
 
+    first, delimiter = head.split("\n", 1)[0].strip("\r"), given.delimiter or usual
+    cells = _cut(first, delimiter)
+    has_header = given.header is not False
+    plain = replace(given, delimiter=delimiter, header=has_header, columns=() if has_header else _numbered(len(cells)))
+    if not head.strip() or (given.names and set(given.names) <= set(cells)):
+        return plain
     options = {"delim": given.delimiter, "header": given.header}
-    words = "".join(f", {name} = ${name}" for name, value in options.items() if value is not None)
     known = {name: value for name, value in options.items() if value is not None}
-    first = head.split("\n", 1)[0].strip("\r")
-    plain = replace(given, delimiter=given.delimiter or usual, header=given.header is not False)
-    if not head.strip() or (given.names and set(given.names) <= set(_cut(first, plain.delimiter or usual))):
-        return plain if given.header is not False else replace(plain, columns=_numbered(len(_cut(first, usual))))
+    words = "".join(f", {name} = ${name}" for name in known)
     with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8", newline="") as file:
         file.write(head if len(head) < HEAD_BYTES / 4 else head[: head.rfind("\n") + 1] or head)
         file.flush()
@@ -164,9 +166,9 @@ def _sniffed(head: str, given: Dialect, usual: str) -> Dialect:
                 (row,) = columns.fetchall()
                 seen = dict(zip([name for name, *_ in columns.description], row, strict=True))
         except duckdb.Error:
-            return plain if given.header is not False else replace(plain, columns=_numbered(len(_cut(first, usual))))
+            return plain
     names = [column["name"] for column in seen["Columns"]]
-    if len(names) == 1 and len(_cut(first, plain.delimiter or usual)) > 1:  # rows of different lengths
+    if len(names) == 1 and len(cells) > 1:  # rows of different lengths
         return plain
     marks = {key: None if seen[key] in ("(empty)", "") else seen[key] for key in ("Quote", "Escape")}
     escape = marks["Escape"] if marks["Escape"] not in (None, marks["Quote"]) else None

@@ -70,7 +70,7 @@ def _check_forms(scan: Scan, kind: str, target: bool = False) -> None:
     """Raises a UserError for numbers that are written in more than one way, or with marks for what is missing."""
     name, forms = scan.name, scan.forms
     keep = "data.task=classification" if target else f"data.categorical=[{name}]"
-    numbers = scan.num_of["numeric"] + forms.num_numbers
+    numbers = scan.num_numbers
     if kind == "categorical" or scan.distinct <= MANY:
         return
     if forms.num_bounds and numbers + forms.num_bounds >= MOSTLY * scan.num_there > MOSTLY * forms.num_bounds:

@@ -99,6 +99,11 @@ class TableData(FileData):
         return (self.target, *self.marks.values())
 
     @property
+    def asked(self) -> dict[str, str]:
+        """The kind that the user says a column is of."""
+        return {name: kind for kind, names in self.kinds.items() for name in names}
+
+    @property
     def marks(self) -> dict[str, str]:
         """The special columns that are read; none where all rows are those of one split."""
         return {} if self.fitted else {key: name for key, name in self.special.items() if name}
@@ -155,7 +160,7 @@ class TableData(FileData):
     def inputs(self, path: str) -> Iterator[Inputs]:
         """Rows of a file with their x, as far as they can be read, batch by batch."""
         assert self.fitted
-        wanted = list(dict.fromkeys(column.cell for column in self.fitted.columns))
+        wanted = list(self.expected)
         unseen = Unseen()
         for batch in batches(path, dialect=self.dialect):
             self._need(batch, wanted, path)
@@ -185,9 +190,8 @@ class TableData(FileData):
             self._check_labels(target, where)
             classes = target_of(target, self.task, where, findings)
             label = self._label(target, classes)
-            asked = {name: kind for kind, names in self.kinds.items() for name in names}
             scans = {name: scan for name, scan in scans.items() if name not in self.marks.values()}
-            columns = columns_of(scans, asked, where, findings)
+            columns = columns_of(scans, self.asked, where, findings)
         place.mkdir()
         unseen = Unseen()  # of a run that is opened on other rows
         counts = [self._encode(place, source, columns, label, unseen) for source in sources]
@@ -203,10 +207,9 @@ class TableData(FileData):
         plain_scans, sizes = self._scanned(sources)
         target = plain_scans[self.target]
         as_missing = self._missing_of(target)
-        asked = {name: kind for kind, names in self.kinds.items() for name in names}
         decimal = self.decimal or decimal_of(plain_scans)
         forms = {
-            name: scan.written(asked.get(name) or scan.kind, decimal, self.day_first)
+            name: scan.written(self.asked.get(name) or scan.kind, decimal, self.day_first)
             for name, scan in plain_scans.items()
         }
         if self.task == "classification":
@@ -256,10 +259,9 @@ class TableData(FileData):
         counts = target.counts or {}
         words = [word for word in WORDS if word in counts]
         others = [num for text, num in counts.items() if text not in WORDS]
-        numbers = target.num_of["numeric"] + target.forms.num_numbers
         if not words or not others:
             return None
-        if numbers < MOSTLY * sum(others):
+        if target.num_numbers < MOSTLY * sum(others):
             words = [word for word in words if counts[word] < min(others)]
         return _without(self.missing, set(WORDS) - set(words)) if words else None
 
@@ -300,7 +302,7 @@ class TableData(FileData):
     def _encode(
         self,
         place: Path,
-        source: tuple[int, str, str],
+        source: Source,
         columns: list[Column],
         label: Column,
         unseen: Unseen,
@@ -324,7 +326,7 @@ class TableData(FileData):
                 x, wrong = encode(columns, cells)
                 unseen.add(columns, x, cells)
                 for row, why in wrong[:1]:
-                    raise UserError(f"{locate(path, num_rows + row, dialect=self.dialect)}, {why}.")
+                    raise UserError(f"{where(row)}, {why}.")
                 out["x"].write(x.astype(np.float32).tobytes())
                 out["y"].write(self._labels(cells[self.target], label, path, num_rows).tobytes())
                 rest = _hashes(batch, [name for name in batch.schema.names if name not in seen and self._is_cell(name)])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from research.engine.command import shell, word
+from research.engine.durable import seal
 from research.engine.errors import UserError, unknown
 from research.engine.record import write_json
 
@@ -81,12 +82,9 @@ def _stored(folder: Path) -> dict[str, Calibration]:
 
 
 def _hash(folder: Path, checkpoint: str) -> str:
-    """The seal of a checkpoint, which is the hash of its content."""
     from research.engine.checkpoint import path_of
 
-    with path_of(folder, checkpoint).open("rb") as file:
-        file.seek(-64, 2)
-        return file.read().decode()
+    return seal(path_of(folder, checkpoint))
 
 
 def check_asked(calibrate: str | None, threshold: str | None) -> None:
@@ -114,8 +112,9 @@ def fit_calibration(parts: Any, folder: Path, checkpoint: str, way: str | None, 
         _need_two(f"threshold={metric}", spec)
     if "val" not in parts.data.rows:
         raise UserError(f"{what} is fitted on the run's own val rows; leave out what names other files.")
-    before = _stored(folder).get(checkpoint, Calibration())
-    same = before.weights == _hash(folder, checkpoint)
+    stored, weights = _stored(folder), _hash(folder, checkpoint)
+    before = stored.get(checkpoint, Calibration())
+    same = before.weights == weights
     rows = {split: _answers(parts, split) for split in ("val", "test") if split in parts.data.rows}
     temperature = before.temperature if same else 1.0
     if way:
@@ -127,8 +126,8 @@ def fit_calibration(parts: Any, folder: Path, checkpoint: str, way: str | None, 
     if metric:
         metrics |= _told_threshold(rows, thresholds[metric], metric, spec.classes[1])
     log.info("kept       %s: temperature %.4f", folder / FILE, temperature)
-    made = Calibration(temperature, thresholds, _hash(folder, checkpoint))
-    write_json(folder / FILE, {name: asdict(each) for name, each in {**_stored(folder), checkpoint: made}.items()})
+    made = Calibration(temperature, thresholds, weights)
+    write_json(folder / FILE, {name: asdict(each) for name, each in {**stored, checkpoint: made}.items()})
     return metrics
 
 
